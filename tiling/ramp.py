@@ -51,7 +51,7 @@ def ramp(name: RampName, overlap: int, window: int) -> NDArray[np.float64]:
 
 
 def axis_weight(rising: NDArray[np.float64], window: int, *, low: bool, high: bool) -> NDArray[np.float64]:
-    """One window's weight along one axis, shape ``(window,)``: ones, with the ramp on each side that has a neighbour."""
+    """Weight of one window along one axis, shape ``(window,)``: ones, and the ramp on each side with a neighbour."""
     weight = np.ones(window)
     if len(rising):
         if low:

@@ -1,0 +1,169 @@
+"""Bytes by key: the one layer through which local disks and buckets are reached.
+
+Keys are relative, with forward slashes. A write is whole or absent, on every backend: local files are
+written beside their place and renamed, objects are put in one request. Nothing here ever appends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, NotFoundError
+from obstore.store import LocalStore, from_url
+
+from pipeline.errors import StoreError, UsageError
+
+SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "memory", "file")
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored object: key relative to the store, size in bytes, and what tells a changed object apart."""
+
+    key: str
+    n_bytes: int
+    version: str
+
+
+def scheme_of(uri: str) -> str | None:
+    """``s3`` of ``s3://bucket/key``; None for a local path."""
+    match = _SCHEME.match(uri)
+    return match.group(1).lower() if match else None
+
+
+def is_local(uri: str) -> bool:
+    return scheme_of(uri) in (None, "file")
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local uri (``file://`` or none)."""
+    if not is_local(uri):
+        raise UsageError(f"{uri} is not a local path")
+    return Path(uri.removeprefix("file://")).expanduser()
+
+
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def split(uri: str) -> tuple[str, str]:
+    """``(parent, name)``: ``s3://b/p/x.tif`` -> ``("s3://b/p", "x.tif")``."""
+    if is_local(uri):
+        path = local_path(uri).absolute()
+        return str(path.parent), path.name
+    parent, _, name = uri.rstrip("/").rpartition("/")
+    return parent, name
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory or a prefix of a bucket, by its uri. Cheap to make, picklable (the client is rebuilt)."""
+
+    uri: str
+
+    @cached_property
+    def client(self) -> Any:
+        scheme = scheme_of(self.uri)
+        try:
+            if is_local(self.uri):
+                root = local_path(self.uri).absolute()
+                root.mkdir(parents=True, exist_ok=True)
+                return LocalStore(root)
+            if scheme not in SCHEMES:
+                raise UsageError(f"unknown scheme in {self.uri}; known are {', '.join(f'{s}://' for s in SCHEMES)}")
+            options: dict[str, Any] = {"client_options": {"allow_http": True}}
+            return from_url(self.uri, **options)
+        except OSError as e:
+            raise StoreError(f"cannot use {self.uri}: {e.strerror or e}") from e
+        except UsageError:
+            raise
+        except Exception as e:
+            raise StoreError(f"cannot use {self.uri}: {_first_line(e)}") from e
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__dict__.update(state)
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError if there is none."""
+        try:
+            return bytes(obstore.get(self.client, key).bytes())
+        except (NotFoundError, FileNotFoundError):
+            raise FileNotFoundError(f"no {key} in {self.uri}") from None
+        except Exception as e:
+            raise StoreError(f"cannot read {join(self.uri, key)}: {_first_line(e)}") from e
+
+    def get_or_none(self, key: str) -> bytes | None:
+        try:
+            return self.get(key)
+        except FileNotFoundError:
+            return None
+
+    def exists(self, key: str) -> bool:
+        try:
+            obstore.head(self.client, key)
+        except (NotFoundError, FileNotFoundError):
+            return False
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the object whole, over what was there."""
+        try:
+            obstore.put(self.client, key, data)
+        except Exception as e:
+            raise StoreError(f"cannot write {join(self.uri, key)}: {_first_line(e)}") from e
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write the object unless there is one; True if this call wrote it."""
+        try:
+            obstore.put(self.client, key, data, mode="create", use_multipart=False)
+        except (AlreadyExistsError, FileExistsError):
+            return False
+        except Exception as e:
+            raise StoreError(f"cannot write {join(self.uri, key)}: {_first_line(e)}") from e
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object below ``prefix`` (whole path segments), in no promised order."""
+        try:
+            for batch in obstore.list(self.client, prefix or None):
+                for meta in batch:
+                    stamp = meta["e_tag"] or meta["last_modified"].isoformat()
+                    yield Entry(str(meta["path"]), int(meta["size"]), str(stamp))
+        except (NotFoundError, FileNotFoundError):
+            return
+        except Exception as e:
+            raise StoreError(f"cannot list {join(self.uri, prefix)}: {_first_line(e)}") from e
+
+    def delete(self, key: str) -> None:
+        """Remove the object; absent is fine."""
+        try:
+            obstore.delete(self.client, key)
+        except (NotFoundError, FileNotFoundError):
+            return
+        except Exception as e:
+            raise StoreError(f"cannot delete {join(self.uri, key)}: {_first_line(e)}") from e
+
+    def delete_all(self, prefix: str) -> int:
+        """Remove everything below ``prefix``; how many objects that were."""
+        keys = [entry.key for entry in self.list(prefix)]
+        for key in keys:
+            self.delete(key)
+        return len(keys)
+
+    def within(self, prefix: str) -> Store:
+        return Store(join(self.uri, prefix))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
