@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # set before ray or prefect is imported anywhere: no token files, no telemetry, no chatter
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -15,6 +16,10 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+# how long one example takes says more about the machine's load than about the code
+settings.register_profile("seamline", deadline=None)
+settings.load_profile("seamline")
 
 REPOSITORY = Path(__file__).parents[1]
 

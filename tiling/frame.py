@@ -85,20 +85,17 @@ class Frame:
 
     def world(self, index: ArrayLike) -> NDArray[np.float64]:
         """World coordinates of (fractional) indices, shape ``(..., ndim)``."""
-        return np.asarray(index, dtype=np.float64) @ self._linear().T + np.asarray(self.matrix)[:, -1]
+        moved: NDArray[np.float64] = np.asarray(index, dtype=np.float64) @ self._linear().T + self._offset()
+        return moved
 
     def index(self, world: ArrayLike) -> NDArray[np.float64]:
         """Fractional indices of world coordinates, shape ``(..., ndim)``."""
-        offset = np.asarray(world, dtype=np.float64) - np.asarray(self.matrix)[:, -1]
-        return (
-            np.linalg.solve(self._linear(), offset[..., None])[..., 0]
-            if offset.ndim == 1
-            else (offset @ np.linalg.inv(self._linear()).T)
-        )
+        offset = np.asarray(world, dtype=np.float64) - self._offset()
+        return np.asarray(np.linalg.solve(self._linear(), offset[..., None])[..., 0], dtype=np.float64)
 
     def downsampled(self, factor: tuple[int, ...]) -> Frame:
         """The frame of an image whose pixel i covers pixels ``i*factor .. (i+1)*factor`` of this one."""
-        linear, offset = self._linear(), np.asarray(self.matrix)[:, -1]
+        linear, offset = self._linear(), self._offset()
         f = np.asarray(factor, dtype=np.float64)
         if self.anchor == "centre":
             offset = offset + linear @ ((f - 1) / 2)
@@ -121,3 +118,6 @@ class Frame:
 
     def _linear(self) -> NDArray[np.float64]:
         return np.asarray(self.matrix, dtype=np.float64)[:, : len(self.axes)]
+
+    def _offset(self) -> NDArray[np.float64]:
+        return np.asarray(self.matrix, dtype=np.float64)[:, -1]

@@ -169,12 +169,17 @@ class Grid:
         return tuple(reflect(i * a.stride, a.window, a.extent) for a, i in zip(self.axes, k, strict=True))
 
     def write(self, j: Index) -> Box:
+        """What block ``j`` alone may write."""
         return Box(*zip(*(a.write(i) for a, i in zip(self._at(j), j, strict=True)), strict=True))
 
     def reach(self, j: Index) -> Box:
+        """Where the scores of block ``j`` land. Its own pixels alone, if it owns no window and so has none."""
+        if not self.n_owned(j):
+            return self.write(j)
         return Box(*zip(*(a.reach(i) for a, i in zip(self._at(j), j, strict=True)), strict=True))
 
     def read(self, j: Index) -> Box:
+        """Hull of the reflected indices of the block's windows; empty at its start if it owns none."""
         if not self.n_owned(j):
             start = self.write(j).start
             return Box(start, start)

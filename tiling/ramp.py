@@ -28,7 +28,19 @@ def ramp(name: RampName, overlap: int, window: int) -> NDArray[np.float64]:
               (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)
     """
     if overlap < 0 or 2 * overlap > window:
-        raise GeometryError(f"overlap must be from 0 to half the window ({window // 2}), got {overlap}")
+        raise GeometryError(
+            f"overlap must be from 0 to half the window: overlap {overlap}, window {window}; use {window // 2} or less"
+        )
+    rising = _raw(name, overlap, window)
+    # the upper half h is at least 1/2, so 1 - h is exact and h + (1 - h) is 1 to the last bit
+    half = overlap // 2
+    rising[:half] = 1 - rising[overlap - half :][::-1]
+    rising[half : overlap - half] = 0.5
+    return rising
+
+
+def _raw(name: RampName, overlap: int, window: int) -> NDArray[np.float64]:
+    """The formulas of :func:`ramp`, as they round."""
     position = np.arange(overlap) + 0.5
     t = position / max(overlap, 1)
     if name == "hann":
@@ -46,8 +58,7 @@ def ramp(name: RampName, overlap: int, window: int) -> NDArray[np.float64]:
         rising = 1 / (1 + np.exp((far**2 - near**2) / (2 * sigma**2)))
     else:
         raise GeometryError(f"unknown blend {name!r}; choose one of {', '.join(RAMPS)}")
-    # r(t) + r(1 - t) = 1 to the last bit, not only to rounding
-    return (rising + (1 - rising[::-1])) / 2
+    return np.asarray(rising, dtype=np.float64)
 
 
 def axis_weight(rising: NDArray[np.float64], window: int, *, low: bool, high: bool) -> NDArray[np.float64]:
