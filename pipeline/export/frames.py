@@ -1,0 +1,60 @@
+"""A ``Frame`` in the words of each format. Frames are (y, x) or (z, y, x); GDAL and NIfTI say (x, y[, z])."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UsageError
+from tiling import Frame
+
+
+def anchored(frame: Frame, anchor: str) -> NDArray[np.float64]:
+    """The frame's ``(n, n + 1)`` matrix for indices that name the pixel's ``corner`` or ``centre``."""
+    matrix = np.asarray(frame.matrix, dtype=np.float64)
+    if frame.anchor != anchor:
+        half = 0.5 if anchor == "centre" else -0.5
+        matrix[:, -1] += matrix[:, :-1] @ np.full(frame.ndim, half)
+    return matrix
+
+
+def geotransform(frame: Frame) -> tuple[float, float, float, float, float, float] | None:
+    """``(a, b, c, d, e, f)`` with x = a col + b row + c and y = d col + e row + f, at pixel corners.
+
+    None for a frame that says nothing: unit pixels, identity.
+    """
+    if frame.ndim != 2:
+        raise UsageError(f"a geotransform has two axes, this frame has {frame.axes}")
+    if frame.crs is None and frame == Frame.pixels(frame.axes):
+        return None
+    (yy, yx, y0), (xy, xx, x0) = anchored(frame, "corner").tolist()
+    return xx, xy, x0, yx, yy, y0
+
+
+def nifti_affine(frame: Frame) -> NDArray[np.float64]:
+    """``(4, 4)``: index (x, y, z) of the voxel's centre -> world (x, y, z)."""
+    if frame.ndim != 3:
+        raise UsageError(f"a NIfTI affine has three axes, this frame has {frame.axes}")
+    matrix = anchored(frame, "centre")
+    affine = np.eye(4)
+    affine[:3, :3] = matrix[::-1, 2::-1]
+    affine[:3, 3] = matrix[::-1, 3]
+    return affine
+
+
+def ome_scale(frame: Frame, factor: tuple[int, ...]) -> tuple[list[float], list[float]]:
+    """Scale and translation (OME-NGFF: of pixel centres) of the level whose pixels cover ``factor`` of the mask's.
+
+    Lengths are positive, as viewers want them; a rotated or north-up frame therefore keeps its origin
+    relative to the scene's first pixel, and the whole frame is written beside it.
+    """
+    spacing = np.abs(np.diag(np.asarray(frame.matrix)[:, :-1])) if frame.is_axis_aligned else _lengths(frame)
+    steps = np.asarray(factor, dtype=np.float64)
+    upright = frame.is_axis_aligned and all(frame.matrix[i][i] > 0 for i in range(frame.ndim))
+    origin = anchored(frame, "centre")[:, -1] if upright else np.zeros(frame.ndim)
+    return (spacing * steps).tolist(), (origin + spacing * (steps - 1) / 2).tolist()
+
+
+def _lengths(frame: Frame) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.sqrt((np.asarray(frame.matrix)[:, :-1] ** 2).sum(axis=0))
+    return lengths

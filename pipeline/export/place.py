@@ -1,0 +1,80 @@
+"""Moving a finished export into its place, so that a name on the disk is always a whole file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.errors import SeamlineError, StoreError, UsageError
+from pipeline.store import is_local, local_path
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One finished export.
+
+    path        where it is
+    n_bytes     its size, all its files together
+    substituted nodata and unresolved pixels that had to be written as background, because the format has no nodata
+    unresolved  pixels without an answer that are in it (only ever more than 0 when that was allowed)
+    """
+
+    path: str
+    n_bytes: int
+    substituted: int = 0
+    unresolved: int = 0
+
+
+def local_target(target: str | Path, kind: str, suffixes: tuple[str, ...]) -> Path:
+    """The local path of ``target``. Raises UsageError for a bucket or a suffix that readers would misread."""
+    if not is_local(str(target)):
+        raise UsageError(f"{kind} is written to a local file, not to {target}; export it locally and copy it there")
+    path = local_path(str(target))
+    if not path.name.lower().endswith(suffixes):
+        raise UsageError(f"{kind} is written to a file named *{' or *'.join(suffixes)}, not {path}")
+    return path
+
+
+@contextmanager
+def placed(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A name beside ``path`` to write to. Moved over ``path`` if the body succeeds, removed if it does not.
+
+    Raises StoreError if the place cannot be written to or is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _replace(temporary, path)
+    except SeamlineError:
+        raise
+    except OSError as e:
+        raise StoreError(f"cannot write {path}: {e}; is the folder writable and the disk not full?") from e
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; absent is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_on_disk(path: Path) -> int:
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    # a folder is not replaced in one step: the old one makes way first
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.replace(temporary, path)  # noqa: PTH105 - says what it does
