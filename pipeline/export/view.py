@@ -86,7 +86,7 @@ class MaskView:
             raise UsageError(f"{self.name} has shape {self.shape} and blocks of {self.block}: every side must be >= 1")
         if not 1 <= len(self.classes) <= self.nodata_index:
             raise UsageError(
-                f"{self.labels.dtype} labels hold up to {self.nodata_index} classes, {self.name} has {len(self.classes)}"
+                f"{self.labels.dtype} labels hold {self.nodata_index} classes, {self.name} has {len(self.classes)}"
             )
 
     @property

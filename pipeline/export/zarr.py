@@ -104,10 +104,10 @@ def _write(view: MaskView, store: Store) -> None:
         with zarr.config.set({"array.write_empty_chunks": True}):
             group = zarr.create_group(ObjectStore(store.client), zarr_format=3)
             arrays = [
-                _array(group, str(n), level, block=block, codes=codes, axes=view.frame.axes)
+                _array(group, str(n), level, chunk=chunk, shard=shard, codes=codes, axes=view.frame.axes)
                 for n, level in enumerate(levels)
             ]
-            for box in lattice(Box.of_shape(view.shape), block):
+            for box in lattice(Box.of_shape(view.shape), shard):
                 arrays[0][box.slices()] = codes.apply(view.read(box))[0]
             for fine, coarse, step in zip(arrays, arrays[1:], _steps(levels), strict=False):
                 _fill(fine, coarse, step, shard, codes)
@@ -117,7 +117,16 @@ def _write(view: MaskView, store: Store) -> None:
         raise StoreError(f"cannot write {store.uri}: {e}; is the place writable and not full?") from e
 
 
-def _array(group: Any, name: str, level: Level, *, block: tuple[int, ...], codes: Codes, axes: tuple[str, ...]) -> Any:
+def _array(
+    group: Any,
+    name: str,
+    level: Level,
+    *,
+    chunk: tuple[int, ...],
+    shard: tuple[int, ...],
+    codes: Codes,
+    axes: tuple[str, ...],
+) -> Any:
     from zarr.codecs import BloscCodec
 
     typesize = codes.dtype.itemsize
