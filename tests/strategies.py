@@ -63,8 +63,20 @@ def thin_grids(draw: st.DrawFn, *, min_ndim: int = 1, max_ndim: int = 3) -> Grid
     return Grid((Axis(block * draw(st.integers(1, 2)) + thin, window, overlap, block), *grid.axes[1:]))
 
 
+@st.composite
+def busy_grids(draw: st.DrawFn, *, min_ndim: int = 1, max_ndim: int = 3) -> Grid:
+    """Grids with overlap and at least two blocks along every axis, so that pieces of every kind occur."""
+    found = []
+    for _ in range(draw(st.integers(min_ndim, max_ndim))):
+        overlap = draw(st.integers(1, 2))
+        window = 2 * overlap + draw(st.integers(0, 2))
+        block = (window - overlap) * draw(st.integers(1, 2))
+        found.append(Axis(block + draw(st.integers(1, 2 * block)), window, overlap, block))
+    return Grid(tuple(found))
+
+
 def any_grids() -> st.SearchStrategy[Grid]:
-    return st.one_of(grids(), grids(), thin_grids())
+    return st.one_of(grids(), busy_grids(), thin_grids())
 
 
 @st.composite
