@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 ScoreFn = Callable[[NDArray[np.generic], NDArray[np.bool_]], NDArray[np.floating]]
+Scalar = TypeVar("Scalar", bound=np.generic)
 NODATA = 254
 
 
@@ -65,7 +67,7 @@ def lattice(extent: int, window: int, overlap: int) -> list[int]:
     return [k * step for k in range(1 + max(0, ceil((extent - window) / step)))]
 
 
-def pad_end(array: NDArray[np.generic], axis: int, by: int) -> NDArray[np.generic]:
+def pad_end(array: NDArray[Scalar], axis: int, by: int) -> NDArray[Scalar]:
     """``by`` more pixels at the end of ``axis``, mirrored about the last one; a single pixel is repeated."""
     if by <= 0:
         return array

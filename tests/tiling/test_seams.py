@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -98,6 +98,7 @@ def image_of(grid: Grid, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).random(grid.extent)
 
 
+@settings(max_examples=250)
 @given(any_grids().flatmap(lambda g: st.tuples(st.just(g), reblocked(g))), st.sampled_from(RAMPS), st.integers(0, 99))
 def test_blocks_add_up_to_the_whole_scene_bit_for_bit(pair: tuple[Grid, Grid], name: RampName, seed: int) -> None:
     expected = whole(pair[0], image_of(pair[0]), name, twist=True)
