@@ -60,16 +60,6 @@ class Histogram:
         counts[_bin_of(zeros, self.dtype)] = 0
         return Histogram(self.dtype, counts)
 
-    def clipped(self, lo: float, hi: float) -> Histogram:
-        """The histogram of ``clip(x, lo, hi)``; for binned dtypes to the resolution of a bin."""
-        values = self.values()
-        info = np.iinfo(self.dtype) if self.dtype in _EXACT else None
-        low, high = (lo, hi) if info is None else (max(np.ceil(lo), info.min), min(np.floor(hi), info.max))
-        if low > high:  # no integer in between: everything becomes the nearest one
-            low = high = min(max(np.rint(lo), info.min), info.max) if info is not None else lo
-        target = _bin_of(np.clip(values, low, high).astype(self.dtype if info is not None else np.float32), self.dtype)
-        return Histogram(self.dtype, np.bincount(target, self.counts, len(self.counts)).astype(np.int64))
-
     def values(self) -> NDArray[np.float64]:
         """One value per bin, ascending: the value itself, or the middle of a float bin (0 for those of +0 and -0)."""
         if self.dtype in _EXACT:
@@ -91,12 +81,14 @@ class Histogram:
         below, above = self.values()[[low, high]]
         return float(below + (above - below) * (rank - np.floor(rank)))
 
-    def mean_std(self) -> tuple[float, float]:
-        """Mean and population standard deviation; NaN if the histogram is empty."""
+    def mean_std(self, clip: tuple[float, float] | None = None) -> tuple[float, float]:
+        """Mean and population standard deviation, of the values clipped if asked; NaN if the histogram is empty."""
         if not self.count:
             return float("nan"), float("nan")
         used = np.flatnonzero(self.counts)
         values, weights = self.values()[used], self.counts[used] / self.count
+        if clip is not None:
+            values = np.clip(values, *clip)
         mean = float(values @ weights)
         return mean, float(np.sqrt(((values - mean) ** 2) @ weights))
 

@@ -85,7 +85,7 @@ def _of_channel(rule: Normalisation, histogram: Histogram) -> tuple[float, float
         if rule.clip is not None:  # clipping is monotone: the quantile of the clipped is the clipped quantile
             low, high = (float(np.clip(v, *rule.clip)) for v in (low, high))
         return low, (high - low) or 1.0
-    mean, std = (counted if rule.clip is None else counted.clipped(*rule.clip)).mean_std()
+    mean, std = counted.mean_std(rule.clip)
     return mean, std or 1.0
 
 

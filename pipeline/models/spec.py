@@ -207,7 +207,7 @@ class ModelSpec(Frozen):
         filled = dict(data)
         classes = filled.get("classes")
         if isinstance(classes, list | tuple):
-            filled["classes"] = [_class_defaults(i, c) for i, c in enumerate(classes)]
+            filled["classes"] = [class_defaults(i, c) for i, c in enumerate(classes)]
             if "decision" not in filled and filled.get("activation") == "sigmoid" and len(classes) > 1:
                 filled["decision"] = {"kind": "thresholds", "thresholds": [0.5] * (len(classes) - 1)}
         return filled
@@ -303,7 +303,8 @@ class ModelSpec(Frozen):
         return None
 
 
-def _class_defaults(index: int, data: Any) -> Any:
+def class_defaults(index: int, data: Any) -> Any:
+    """A class as written in a file (a name, or some of its fields), filled up from its position."""
     if isinstance(data, str):
         data = {"name": data}
     if not isinstance(data, Mapping):
