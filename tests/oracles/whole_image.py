@@ -20,7 +20,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 NODATA = 254
 
 
-def oracle(  # noqa: PLR0917 (an oracle's arguments are the whole question)
+def oracle(
     image: NDArray[np.generic],
     valid: NDArray[np.bool_],
     score_fn: ScoreFn,
