@@ -70,19 +70,19 @@ class Store:
 
     @cached_property
     def client(self) -> Any:
+        """The obstore client. Raises FileNotFoundError for a local folder that is not there: reading makes none."""
         scheme = scheme_of(self.uri)
         try:
             if is_local(self.uri):
                 root = local_path(self.uri).absolute()
-                root.mkdir(parents=True, exist_ok=True)
+                if not root.is_dir():
+                    raise FileNotFoundError(f"no folder {root}")
                 return LocalStore(root)
             if scheme not in SCHEMES:
                 raise UsageError(f"unknown scheme in {self.uri}; known are {', '.join(f'{s}://' for s in SCHEMES)}")
             options: dict[str, Any] = {"client_options": {"allow_http": True}}
             return from_url(self.uri, **options)
-        except OSError as e:
-            raise StoreError(f"cannot use {self.uri}: {e.strerror or e}") from e
-        except UsageError:
+        except (UsageError, FileNotFoundError):
             raise
         except Exception as e:
             raise StoreError(f"cannot use {self.uri}: {_first_line(e)}") from e
@@ -110,13 +110,21 @@ class Store:
 
     def exists(self, key: str) -> bool:
         try:
-            obstore.head(self.client, key)
-        except (NotFoundError, FileNotFoundError):
+            self.size(key)
+        except FileNotFoundError:
             return False
         return True
 
+    def size(self, key: str) -> int:
+        """Bytes of the object as stored. Raises FileNotFoundError if there is none."""
+        try:
+            return int(obstore.head(self.client, key)["size"])
+        except (NotFoundError, FileNotFoundError):
+            raise FileNotFoundError(f"no {key} in {self.uri}") from None
+
     def put(self, key: str, data: bytes) -> None:
         """Write the object whole, over what was there."""
+        self.make_root()
         try:
             obstore.put(self.client, key, data)
         except Exception as e:
@@ -124,6 +132,7 @@ class Store:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write the object unless there is one; True if this call wrote it."""
+        self.make_root()
         try:
             obstore.put(self.client, key, data, mode="create", use_multipart=False)
         except (AlreadyExistsError, FileExistsError):
@@ -159,6 +168,14 @@ class Store:
         for key in keys:
             self.delete(key)
         return len(keys)
+
+    def make_root(self) -> None:
+        """Make the local folder, if this is one; buckets need none."""
+        if is_local(self.uri):
+            try:
+                local_path(self.uri).absolute().mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise StoreError(f"cannot write to {self.uri}: {e.strerror or e}") from e
 
     def within(self, prefix: str) -> Store:
         return Store(join(self.uri, prefix))

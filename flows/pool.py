@@ -1,0 +1,193 @@
+"""The one job loop: every engine is driven by it, and the Prefect flow too.
+
+It keeps a bounded number of jobs in flight, starts each when what it reads exists, retries what may pass,
+quarantines what does not, and never waits without a limit. Only job names go out, only receipts come back.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+from pipeline.errors import RunError, SourceChangedError, StoreError
+from pipeline.ledger import Ledger
+from pipeline.receipts import Failure, Job, Receipt
+from pipeline.stitch import MissingPieceError
+from tiling import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job of one run, as it is sent to a worker."""
+
+    uri: str
+    job: Job
+    missing: tuple[Index, ...]
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came back: a receipt, or the error. ``lost`` if it was the worker that failed, not the job."""
+
+    order: Order
+    receipt: Receipt | None = None
+    error: BaseException | None = None
+    lost: bool = False
+
+
+class Engine(Protocol):
+    """Runs orders somewhere. ``room`` is how many more it takes now; ``wait`` returns what has ended."""
+
+    def room(self) -> int: ...
+
+    def submit(self, order: Order) -> None: ...
+
+    def wait(self, seconds: float) -> Sequence[Outcome]:
+        """What ended within ``seconds``, perhaps nothing. Raises RunError if it can never go on."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to a run, for whoever shows progress."""
+
+    kind: Literal["done", "retry", "failed", "healed"]
+    ledger: Ledger
+    job: Job
+    receipt: Receipt | None = None
+    message: str = ""
+
+
+@dataclass
+class Tries:
+    """How often each job of one run has been tried, and its fatal error if it has one."""
+
+    attempts: Counter[Job] = field(default_factory=Counter)
+    losses: Counter[Job] = field(default_factory=Counter)
+    not_before: dict[Job, float] = field(default_factory=dict)
+    fatal: BaseException | None = None
+
+
+MAX_LOSSES = 3
+"""Workers that may die over one job before it is quarantined as poison."""
+
+
+def run_jobs(
+    ledgers: Sequence[Ledger],
+    engine: Engine,
+    *,
+    attempts: int = 2,
+    on_event: Callable[[Event], None] = lambda _: None,
+    tick: float = 1.0,
+) -> dict[str, BaseException]:
+    """Drive every ledger to its end. Returns the runs that were given up as a whole, uri -> why.
+
+    A failed block does not stop the rest. What stops a whole run is a source that changed, or a store that
+    refuses to be written: going on would only fail every block in turn.
+    """
+    pool = _Pool(list(ledgers), engine, attempts, on_event)
+    while pool.start() or pool.in_flight:
+        for outcome in engine.wait(tick):
+            pool.take(outcome)
+    return {ledger.run.uri: t.fatal for ledger, t in zip(pool.ledgers, pool.tries, strict=True) if t.fatal}
+
+
+class _Pool:
+    def __init__(self, ledgers: list[Ledger], engine: Engine, attempts: int, on_event: Callable[[Event], None]) -> None:
+        self.ledgers, self.engine, self.max_attempts, self.on_event = ledgers, engine, attempts, on_event
+        self.tries = [Tries() for _ in ledgers]
+        self.at = {ledger.run.uri: n for n, ledger in enumerate(ledgers)}
+        self.in_flight: set[tuple[str, Job]] = set()
+
+    def start(self) -> bool:
+        """Submit what may start while there is room; whether anything is in flight, or waits for its time."""
+        waiting = False
+        for ledger, tries in zip(self.ledgers, self.tries, strict=True):
+            if tries.fatal:
+                continue
+            waiting |= self._start_of(ledger, tries)
+            if self.engine.room() <= 0:
+                break
+        return waiting or bool(self.in_flight)
+
+    def _start_of(self, ledger: Ledger, tries: Tries) -> bool:
+        later = []
+        while self.engine.room() > 0 and (job := ledger.pop()) is not None:
+            if culprit := ledger.hopeless(job):
+                self._give_up(ledger, job, f"{culprit} failed before it", "", 0, "")
+                continue
+            if tries.not_before.get(job, 0.0) > time.monotonic():
+                later.append(job)
+                continue
+            self.in_flight.add((ledger.run.uri, job))
+            attempt = tries.attempts[job] + tries.losses[job] + 1
+            self.engine.submit(Order(ledger.run.uri, job, ledger.missing(job), attempt))
+        for job in later:
+            ledger.push(job)
+        return bool(later)
+
+    def take(self, outcome: Outcome) -> None:
+        order = outcome.order
+        self.in_flight.discard((order.uri, order.job))
+        ledger, tries = self.ledgers[self.at[order.uri]], self.tries[self.at[order.uri]]
+        if outcome.receipt is not None:
+            ledger.complete(outcome.receipt)
+            self.on_event(Event("done", ledger, order.job, outcome.receipt))
+        elif isinstance(outcome.error, MissingPieceError):
+            self._heal(ledger, order, outcome.error)
+        elif isinstance(outcome.error, SourceChangedError):
+            tries.fatal = outcome.error
+        else:
+            self._retry(ledger, tries, outcome)
+
+    def _heal(self, ledger: Ledger, order: Order, error: MissingPieceError) -> None:
+        """Another driver may have stitched the block and removed its pieces; else the piece's writer runs again."""
+        receipt = ledger.run.receipt(order.job)
+        if receipt is not None and not receipt.missing:
+            ledger.complete(receipt)
+            self.on_event(Event("done", ledger, order.job, receipt))
+            return
+        ledger.void(error.writer, order.job)
+        self.on_event(Event("healed", ledger, order.job, message=f"runs infer {error.writer} again: {error}"))
+
+    def _retry(self, ledger: Ledger, tries: Tries, outcome: Outcome) -> None:
+        order, error = outcome.order, outcome.error
+        counter, most = (tries.losses, MAX_LOSSES) if outcome.lost else (tries.attempts, self.max_attempts)
+        counter[order.job] += 1
+        message = f"{type(error).__name__}: {error}"
+        if counter[order.job] < most:
+            tries.not_before[order.job] = time.monotonic() + min(0.2 * 2 ** counter[order.job], 10.0)
+            self.on_event(Event("retry", ledger, order.job, message=message))
+            ledger.push(order.job)
+            return
+        if isinstance(error, StoreError):
+            tries.fatal = error
+            return
+        detail = "".join(traceback.format_exception(error)) if error else ""
+        self._give_up(ledger, order.job, message, detail, counter[order.job], "")
+
+    def _give_up(self, ledger: Ledger, job: Job, message: str, detail: str, attempts: int, worker: str) -> None:
+        failure = Failure(
+            stage=job.stage,
+            index=job.index,
+            error=message,
+            detail=detail,
+            attempts=attempts,
+            worker=worker,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        ledger.run.store.put(job.failure_key, failure.model_dump_json(indent=1).encode())
+        ledger.fail(job)
+        self.on_event(Event("failed", ledger, job, message=message))
+
+
+class StuckError(RunError):
+    """No worker can take the jobs that are left."""

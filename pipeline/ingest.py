@@ -1,0 +1,77 @@
+"""Ingest of one block: source pixels and their validity become shards of the scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.histogram import Histogram
+from pipeline.models.normalise import needs_histogram
+from pipeline.models.spec import ModelSpec
+from pipeline.receipts import Output
+from pipeline.run import Run
+from pipeline.sources.base import Source
+from tiling import Box, Index
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """Pixels (C, *box), valid bool (*box), one histogram per channel if the normalisation needs them, tallies."""
+
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
+    histograms: tuple[Histogram, ...]
+    pixels_by_kind: dict[str, int]
+
+
+def read(run: Run, j: Index, source: Source) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    return source.read(run.grid.write(j), run.manifest.question.source.channels)
+
+
+def compute(pixels: NDArray[Any], valid: NDArray[np.bool_], spec: ModelSpec) -> Ingested:
+    """Count what is not valid and why; histograms of the valid pixels. Pure."""
+    finite = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind in "fc" else np.ones_like(valid)
+    valid = valid & finite
+    tallies = {"valid": int(valid.sum()), "nonfinite": int((~finite).sum()), "pixels": valid.size}
+    return Ingested(pixels, valid, histograms(pixels, valid, spec), tallies)
+
+
+def histograms(pixels: NDArray[Any], valid: NDArray[np.bool_], spec: ModelSpec) -> tuple[Histogram, ...]:
+    if not needs_histogram(spec.normalisation):
+        return ()
+    return tuple(Histogram.of(values[valid], pixels.dtype) for values in pixels)
+
+
+def write(run: Run, j: Index, done: Ingested) -> dict[str, Output]:
+    outputs = run.write("valid", j, done.valid.astype(np.uint8))
+    if run.manifest.layout.image == "copy":
+        outputs |= run.write("image", j, done.pixels)
+    for channel, histogram in enumerate(done.histograms):
+        outputs |= run.write_bytes(histogram_key(j, channel), histogram.to_bytes())
+    return outputs
+
+
+def histogram_key(j: Index, channel: int) -> str:
+    return f"histograms/{'.'.join(map(str, j))}/{channel}.bin"
+
+
+def merge_histograms(run: Run) -> tuple[Histogram, ...]:
+    """The scene's histograms, one per channel: an exact integer sum, the same in any order."""
+    merged: tuple[Histogram, ...] = ()
+    for j in run.grid.blocks():
+        block = tuple(
+            Histogram.from_bytes(run.store.get(histogram_key(j, c)))
+            for c in range(len(run.manifest.question.source.channels))
+        )
+        merged = tuple(a + b for a, b in zip(merged, block, strict=True)) if merged else block
+    return merged
+
+
+def slab_boxes(shape: tuple[int, ...], tile: tuple[int, ...], row_bytes: int, limit: int = 64 << 20) -> list[Box]:
+    """Slabs along the first axis, whole native tiles thick, at most ``limit`` bytes where a tile allows it."""
+    tiles = max(1, limit // max(1, row_bytes * tile[0]))
+    step = min(shape[0], tile[0] * tiles)
+    return [Box((a, *(0,) * (len(shape) - 1)), (min(a + step, shape[0]), *shape[1:])) for a in range(0, shape[0], step)]

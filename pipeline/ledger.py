@@ -1,0 +1,201 @@
+"""The ledger: which jobs of a run remain, and which may start.
+
+It is made from the receipts on disk and kept in memory by whoever drives the run; losing it loses nothing.
+A job may start when the jobs it reads from are done, or have failed for good where it can do without them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pipeline import pyramid
+from pipeline.models.normalise import needs_histogram
+from pipeline.receipts import Job, Receipt, Stage
+from pipeline.run import Run
+from tiling import Index, downstream, upstream
+
+_URGENCY: dict[Stage, int] = {"stitch": 0, "constants": 1, "infer": 2, "pyramid": 3, "spool": 4, "ingest": 5}
+"""What frees the most is done first: stitching deletes partials; ingest runs only as far ahead as it must."""
+
+
+@dataclass
+class Ledger:
+    """Remaining work of one run.
+
+    done      jobs with a valid receipt
+    failed    jobs that failed for good in this invocation
+    partial   jobs done without something that had failed: a later invocation runs them again
+    lost      jobs that had a receipt but whose output was gone or rotten, and that run again
+    """
+
+    run: Run
+    done: set[Job] = field(default_factory=set)
+    failed: set[Job] = field(default_factory=set)
+    partial: set[Job] = field(default_factory=set)
+    lost: set[Job] = field(default_factory=set)
+    finished_before: int = 0
+
+    def __post_init__(self) -> None:
+        self._waits: dict[Job, set[Job]] = {}
+        self._blocks: defaultdict[Job, list[Job]] = defaultdict(list)
+        self._ready: list[tuple[int, Index, Job]] = []
+        self._resume()
+        self.finished_before = len(self.done)
+        for job in self._goals():
+            self._want(job)
+
+    # what there is to do --------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """Jobs of the whole run."""
+        return sum(1 for _ in all_jobs(self.run))
+
+    @property
+    def remaining(self) -> int:
+        return len(self._waits)
+
+    def pop(self) -> Job | None:
+        """The most urgent job that may start; None if all wait."""
+        while self._ready:
+            _, _, job = heapq.heappop(self._ready)
+            if job in self._waits and not self._waits[job]:
+                return job
+        return None
+
+    def push(self, job: Job) -> None:
+        """Put a popped job back, to be tried again."""
+        heapq.heappush(self._ready, (_URGENCY[job.stage], job.index, job))
+
+    def missing(self, job: Job) -> tuple[Index, ...]:
+        """What a job has to do without: of a stitch the blocks without sums, of a pyramid the incomplete children."""
+        if job.stage == "pyramid":
+            return tuple(n.index for n in self._needs(job) if n in self.failed or n in self.partial)
+        if job.stage != "stitch":
+            return ()
+        blocks = (job.index, *upstream(self.run.grid, job.index))
+        return tuple(i for i in blocks if Job("infer", i) in self.failed)
+
+    def hopeless(self, job: Job) -> Job | None:
+        """A failed job without which ``job`` cannot run."""
+        if job.stage in ("stitch", "pyramid"):
+            return None
+        return next((n for n in self._needs(job) if n in self.failed), None)
+
+    # what has happened ----------------------------------------------------------------------------------
+
+    def complete(self, receipt: Receipt) -> None:
+        self.done.add(receipt.job)
+        if receipt.missing:
+            self.partial.add(receipt.job)
+        self._settle(receipt.job)
+
+    def fail(self, job: Job) -> None:
+        """The job failed for good: what depends on it goes on without it, or fails as well."""
+        self.failed.add(job)
+        self._settle(job)
+
+    def void(self, writer: Index, reader: Job) -> None:
+        """A promised piece is gone: the infer job that filed it runs again, and ``reader`` waits for it."""
+        job = Job("infer", writer)
+        self.lost.add(job)
+        self.done.discard(job)
+        self._want(job)
+        self._waits.setdefault(reader, set()).add(job)
+        self._blocks[job].append(reader)
+
+    def _settle(self, job: Job) -> None:
+        self._waits.pop(job, None)
+        for other in self._blocks.pop(job, []):
+            waits = self._waits.get(other)
+            if waits is not None:
+                waits.discard(job)
+                if not waits:
+                    self.push(other)
+
+    # dependencies ---------------------------------------------------------------------------------------
+
+    def _want(self, job: Job) -> None:
+        """Add a job, and whatever it needs that is not done."""
+        stack = [job]
+        while stack:
+            current = stack.pop()
+            if current in self._waits or current in self.done or current in self.failed:
+                continue
+            waits = {n for n in self._needs(current) if n not in self.done and n not in self.failed}
+            self._waits[current] = waits
+            for need in waits:
+                self._blocks[need].append(current)
+                stack.append(need)
+            if not waits:
+                self.push(current)
+
+    def _needs(self, job: Job) -> Iterator[Job]:
+        run, index = self.run, job.index
+        layout, spec = run.manifest.layout, run.manifest.spec
+        if job.stage == "ingest" and layout.spool:
+            yield Job("spool", ())
+        elif job.stage == "constants" and needs_histogram(spec.normalisation):
+            yield from (Job("ingest", j) for j in run.grid.blocks())
+        elif job.stage == "infer":
+            yield Job("constants", ())
+            yield from (Job("ingest", j) for j in run.grid.touching(run.grid.read(index)))
+        elif job.stage == "stitch":
+            yield Job("ingest", index)
+            yield from (Job("infer", i) for i in (index, *upstream(run.grid, index)))
+        elif job.stage == "pyramid":
+            level, *shard = index
+            below: Stage = "stitch" if level == 1 else "pyramid"
+            for child in pyramid.children(run, level, tuple(shard)):
+                yield Job(below, child if level == 1 else (level - 1, *child))
+
+    def _goals(self) -> Iterator[Job]:
+        return (job for job in all_jobs(self.run) if job.stage in ("ingest", "stitch", "pyramid"))
+
+    # resume ---------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """All jobs minus valid receipts. A receipt is valid if what it vouches for lies there in its size."""
+        sizes = {entry.key: entry.n_bytes for entry in self.run.store.list()}
+        receipts = {r.job: r for r in self._read_receipts(sizes)}
+        intact = {job for job, r in receipts.items() if r.stage != "infer" and not r.missing and _there(r, sizes)}
+        stitched = {job.index for job in intact if job.stage == "stitch"}
+        for job, receipt in receipts.items():
+            if job.stage == "infer" and self._pieces_there(receipt, stitched, sizes):
+                intact.add(job)
+            if job.stage == "spool" and all(Job("ingest", j) in intact for j in self.run.grid.blocks()):
+                intact.add(job)  # its scratch is gone because nobody needs it any more
+        for job in sorted(job for job in intact if job.stage == "pyramid"):
+            if not all(child in intact for child in self._needs(job)):
+                intact.discard(job)
+        self.done = intact
+        self.lost = {job for job, r in receipts.items() if job not in intact and not r.missing}
+
+    def _read_receipts(self, sizes: Iterable[str]) -> Iterator[Receipt]:
+        for job in (job for job in all_jobs(self.run) if job.key in sizes):
+            receipt = self.run.receipt(job)
+            if receipt is not None:
+                yield receipt
+
+    def _pieces_there(self, receipt: Receipt, stitched: set[Index], sizes: dict[str, int]) -> bool:
+        readers = (receipt.index, *downstream(self.run.grid, receipt.index))
+        keys = [self.run.partial_key(d, receipt.index) for d in readers if d not in stitched]
+        return all(k in receipt.outputs and sizes.get(k) == receipt.outputs[k].n_bytes for k in keys)
+
+
+def all_jobs(run: Run) -> Iterator[Job]:
+    """Every job of a run, whether done or not."""
+    if run.manifest.layout.spool:
+        yield Job("spool", ())
+    yield Job("constants", ())
+    for stage in ("ingest", "infer", "stitch"):
+        yield from (Job(stage, j) for j in run.grid.blocks())  # type: ignore[arg-type]
+    for level in range(1, run.manifest.layout.levels):
+        yield from (Job("pyramid", (level, *index)) for index in pyramid.shards(run, level))
+
+
+def _there(receipt: Receipt, sizes: dict[str, int]) -> bool:
+    return all(sizes.get(key) == output.n_bytes for key, output in receipt.outputs.items())

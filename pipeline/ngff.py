@@ -1,0 +1,118 @@
+"""How a run's scene describes itself to viewers: OME-NGFF 0.5, and for maps the CRS as GeoZarr and CF have it.
+
+The keys are those of the OME-NGFF 0.5 specification (multiscales,
+image-label), of the GeoZarr ``proj:`` and ``spatial:`` conventions, and of CF's ``grid_mapping``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zarr
+
+from pipeline.arrays import MASK, SCENE, array_names, levels_of, zarr_store
+from pipeline.manifest import Manifest
+from pipeline.run import Run
+from tiling import Frame, FrameError
+
+_UNITS = {"m": "meter", "mm": "millimeter", "um": "micrometer", "nm": "nanometer"}
+_CONVENTIONS = [
+    {"uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "name": "spatial:"},
+    {"uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f", "name": "proj:"},
+]
+
+
+def describe_scene(run: Run) -> None:
+    """Write the attributes of every group of ``scene.zarr``. The same bytes whenever it is called."""
+    manifest = run.manifest
+    store = zarr_store(run.store.within(SCENE))
+    groups: dict[str, dict[str, Any]] = {
+        "": {"ome": image_attributes(manifest), **georeference(manifest.frame, manifest.grid.extent)},
+        "labels": {"ome": {"version": "0.5", "labels": ["mask"]}},
+        MASK: {"ome": mask_attributes(manifest), **georeference(manifest.frame, manifest.grid.extent)},
+    }
+    for name in array_names(manifest):
+        if name not in ("image", "labels"):
+            groups[name] = {
+                "ome": {"version": "0.5", "multiscales": [_multiscale(manifest, name, channel=name == "scores")]}
+            }
+    for path, attributes in groups.items():
+        group = zarr.open_group(store, path=path, mode="a", zarr_format=3)
+        group.attrs.update(attributes)
+
+
+def image_attributes(manifest: Manifest) -> dict[str, Any]:
+    """``ome`` attributes of the scene: the image, one channel each named after the source's."""
+    names = manifest.question.source.channel_names
+    colors = ["FF0000", "00FF00", "0000FF"] if len(names) == 3 else ["FFFFFF"] * len(names)
+    channels = [
+        {"label": n, "color": c, "active": True, "window": _display_range(manifest.question.source.dtype)}
+        for n, c in zip(names, colors, strict=True)
+    ]
+    return {
+        "version": "0.5",
+        "multiscales": [_multiscale(manifest, "image", channel=True)],
+        "omero": {"channels": channels},
+    }
+
+
+def mask_attributes(manifest: Manifest) -> dict[str, Any]:
+    """``ome`` attributes of the mask: label values are class indices; nodata and unresolved are transparent."""
+    colors = [{"label-value": n, "rgba": [*c.rgb, 255]} for n, c in enumerate(manifest.spec.classes)]
+    properties = [{"label-value": n, "class": c.name, "value": c.value} for n, c in enumerate(manifest.spec.classes)]
+    for code, name in ((manifest.nodata_code, "no data"), (manifest.unresolved_code, "unresolved")):
+        colors.append({"label-value": code, "rgba": [0, 0, 0, 0]})
+        properties.append({"label-value": code, "class": name})
+    return {
+        "version": "0.5",
+        "multiscales": [_multiscale(manifest, "labels", channel=False)],
+        "image-label": {"colors": colors, "properties": properties, "source": {"image": "../../"}},
+    }
+
+
+def georeference(frame: Frame, extent: tuple[int, ...]) -> dict[str, Any]:
+    """Attributes that place a map: the affine as GDAL writes it, and the CRS. Empty where there is neither."""
+    if frame.ndim != 2 or frame.unit == "px":
+        return {}
+    (e, d, f), (b, a, c) = frame.matrix  # rows are (y, x); a GDAL transform is x = a col + b row + c
+    attributes: dict[str, Any] = {
+        "zarr_conventions": _CONVENTIONS,
+        "spatial:dimensions": list(frame.axes),
+        "spatial:transform": [a, b, c, d, e, f],
+        "spatial:shape": list(extent),
+    }
+    if frame.crs:
+        attributes |= {"proj:wkt2": frame.crs, "grid_mapping": {"crs_wkt": frame.crs}}
+    return attributes
+
+
+def _multiscale(manifest: Manifest, name: Any, *, channel: bool) -> dict[str, Any]:
+    frame = manifest.frame
+    spacing, unit = _spacing(frame)
+    axes = [{"name": "c", "type": "channel"}] if channel else []
+    for axis in frame.axes:
+        axes.append({"name": axis, "type": "space", **({"unit": unit} if unit else {})})
+    lead = [1.0] if channel else []
+    datasets = []
+    for level in levels_of(manifest, name):
+        factor = 2**level
+        scale = [*lead, *(s * factor for s in spacing)]
+        # a coarse pixel's centre lies between the centres of the fine ones it covers
+        shift = [*(0.0 for _ in lead), *(s * (factor - 1) / 2 for s in spacing)]
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if level:
+            transforms.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    return {"name": manifest.scene, "axes": axes, "datasets": datasets}
+
+
+def _spacing(frame: Frame) -> tuple[tuple[float, ...], str | None]:
+    try:
+        return frame.spacing, _UNITS.get(frame.unit)
+    except FrameError:  # sheared: viewers get pixels, the affine itself stands in the manifest
+        return (1.0,) * frame.ndim, None
+
+
+def _display_range(dtype: str) -> dict[str, float]:
+    high = {"uint8": 255.0, "uint16": 65535.0}.get(dtype, 1.0)
+    return {"min": 0.0, "max": high, "start": 0.0, "end": high}

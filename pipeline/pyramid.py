@@ -1,0 +1,110 @@
+"""Pyramids for viewing: each shard of a level is made from the at most 2^n shards below it. One writer a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays import array_spec
+from pipeline.infer import read_image
+from pipeline.receipts import Output
+from pipeline.run import Run
+from tiling import Box, Index
+
+
+def shards(run: Run, level: int) -> Iterator[Index]:
+    """Shard indices of a level, in scan order."""
+    spec = array_spec(run.manifest, "labels", level)
+    return product(*(range(-(-e // b)) for e, b in zip(spec.extent, spec.block, strict=True)))
+
+
+def children(run: Run, level: int, index: Index) -> Iterator[Index]:
+    """The shards of ``level - 1`` that cover shard ``index`` of ``level``."""
+    below = array_spec(run.manifest, "labels", level - 1)
+    counts = (-(-e // b) for e, b in zip(below.extent, below.block, strict=True))
+    return product(*(range(2 * i, min(2 * i + 2, n)) for i, n in zip(index, counts, strict=True)))
+
+
+def build(run: Run, level: int, index: Index) -> dict[str, Output]:
+    """Write one shard of ``level`` of the image and of the mask."""
+    outputs: dict[str, Output] = {}
+    spec = array_spec(run.manifest, "labels", level)
+    box, step = spec.box(index), spec.chunk[0]
+    labels = np.empty(box.shape, spec.dtype)
+    image_spec = array_spec(run.manifest, "image", level)
+    image = np.empty((image_spec.channels or 1, *box.shape), image_spec.dtype)
+    for a in range(box.start[0], box.stop[0], step):
+        # a few rows at a time: a whole shard's children would be 2^n blocks in memory
+        part = Box((a, *box.start[1:]), (min(a + step, box.stop[0]), *box.stop[1:]))
+        labels[part.slices(box.start)], image[(slice(None), *part.slices(box.start))] = _rows(run, level, part)
+    outputs |= run.write("labels", index, labels, level)
+    outputs |= run.write("image", index, image, level)
+    return outputs
+
+
+def _rows(run: Run, level: int, part: Box) -> tuple[NDArray[Any], NDArray[Any]]:
+    extent = array_spec(run.manifest, "labels", level - 1).extent
+    below = Box(tuple(2 * a for a in part.start), tuple(min(2 * b, e) for b, e in zip(part.stop, extent, strict=True)))
+    labels = np.asarray(run.array("labels", level - 1)[below.slices()])
+    if level > 1:
+        image = np.asarray(run.array("image", level - 1)[(slice(None), *below.slices())])
+        valid = np.isfinite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
+    else:
+        image = read_image(run, below)
+        valid = np.broadcast_to(np.asarray(run.array("valid")[below.slices()]) != 0, image.shape)
+    return mode_halved(labels), np.stack([mean_halved(c, v) for c, v in zip(image, valid, strict=True)])
+
+
+def mode_halved(labels: NDArray[Any]) -> NDArray[Any]:
+    """Half the extent on every axis (rounded up) by the most frequent of each 2^n cell, ties to the lowest code.
+
+    A cell cut by the far edge votes with the pixels it has.
+    """
+    corners = _corners(labels)
+    stack = np.sort(np.stack(corners), axis=0)
+    best: NDArray[Any] = stack[0].copy()
+    votes = np.ones(stack.shape[1:], np.uint8)
+    run_length = np.ones_like(votes)
+    for here, before in zip(stack[1:], stack, strict=False):
+        run_length = np.where(here == before, run_length + 1, 1).astype(np.uint8)
+        better = run_length > votes
+        best[better], votes[better] = here[better], run_length[better]
+    return best
+
+
+def mean_halved(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """Half the extent on every axis by the mean of each cell's valid pixels; integers round half to even.
+
+    A cell without a valid pixel is 0, or NaN for floats.
+    """
+    total = np.zeros(tuple(-(-e // 2) for e in image.shape), np.float64)
+    count = np.zeros(total.shape, np.uint8)
+    for value, ok in zip(_corners(image, edge=False), _corners(valid, edge=False), strict=True):
+        where = tuple(slice(0, e) for e in value.shape)
+        total[where] += np.where(ok, value, 0)
+        count[where] += ok
+    empty = count == 0
+    mean = total / np.where(empty, 1, count)
+    if image.dtype.kind == "f":
+        mean[empty] = np.nan
+        return mean.astype(image.dtype)
+    return np.rint(mean).astype(image.dtype)
+
+
+def _corners(array: NDArray[Any], *, edge: bool = True) -> list[NDArray[Any]]:
+    """The 2^n strided sub-arrays; with ``edge``, short ones repeat their neighbour so that all have one shape."""
+    shape = tuple(-(-e // 2) for e in array.shape)
+    out = []
+    for offset in product((0, 1), repeat=array.ndim):
+        part = array[tuple(slice(o, None, 2) for o in offset)]
+        if edge and part.shape != shape:
+            index = [
+                np.minimum(np.arange(n) * 2 + o, e - 1) for n, o, e in zip(shape, offset, array.shape, strict=True)
+            ]
+            part = array[np.ix_(*index)]
+        out.append(part)
+    return out

@@ -1,0 +1,157 @@
+"""A run: a directory (or a prefix of a bucket) that is the whole state of segmenting one scene.
+
+manifest.json     what decides the bytes, written once before any work
+constants.json    normalisation constants of the scene
+bundle/<i>/       the models, so that workers anywhere load the same
+scene.zarr/       arrays (see pipeline.arrays)
+histograms/       per block, when the normalisation needs them
+partials/<j>/     block j's own sums, and the pieces that upstream blocks filed for it
+receipts/<stage>/ one object per finished job
+failures/<stage>/ one object per job that failed for good
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pipeline import arrays
+from pipeline.arrays import ArrayName
+from pipeline.errors import RunError
+from pipeline.manifest import SCHEMA, Manifest
+from pipeline.models.normalise import Constants
+from pipeline.receipts import Failure, Job, Output, Receipt
+from pipeline.store import Store, join
+from tiling import Grid, Index
+
+MANIFEST = "manifest.json"
+CONSTANTS = "constants.json"
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. Holds no state of its own but what it has read of the manifest."""
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def uri(self) -> str:
+        return self.store.uri
+
+    @cached_property
+    def grid(self) -> Grid:
+        return self.manifest.grid
+
+    # arrays ---------------------------------------------------------------------------------------------
+
+    def array(self, name: ArrayName, level: int = 0) -> Any:
+        """The zarr array ``(*spatial)``, or ``(C, *spatial)`` for image and scores."""
+        return arrays.open_array(self.store, self.manifest, name, level)
+
+    def write(self, name: ArrayName, index: Index, data: NDArray[Any], level: int = 0) -> dict[str, Output]:
+        return arrays.write_shard(self.store, self.manifest, name, index, data, level)
+
+    def write_bytes(self, key: str, data: bytes) -> dict[str, Output]:
+        """Write one object; what a receipt says of it."""
+        self.store.put(key, data)
+        return {key: Output(n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())}
+
+    # receipts -------------------------------------------------------------------------------------------
+
+    def receipt(self, job: Job) -> Receipt | None:
+        """The job's receipt, or None. A receipt that does not parse was not written by us and does not count."""
+        data = self.store.get_or_none(job.key)
+        try:
+            return None if data is None else Receipt.model_validate_json(data)
+        except ValidationError:
+            return None
+
+    def receipts(self, stage: str | None = None) -> Iterator[Receipt]:
+        for entry in self.store.list(f"receipts/{stage}" if stage else "receipts"):
+            data = self.store.get_or_none(entry.key)
+            if data is not None:
+                yield Receipt.model_validate_json(data)
+
+    def failures(self) -> list[Failure]:
+        found = (self.store.get_or_none(entry.key) for entry in self.store.list("failures"))
+        return sorted((Failure.model_validate_json(f) for f in found if f), key=lambda f: (f.stage, f.index))
+
+    def record(self, receipt: Receipt) -> None:
+        """Write a receipt: the last act of a job. An earlier failure of it is forgotten."""
+        self.store.put(receipt.job.key, receipt.model_dump_json().encode())
+        self.store.delete(receipt.job.failure_key)
+
+    # partials -------------------------------------------------------------------------------------------
+
+    def partial_key(self, reader: Index, writer: Index) -> str:
+        """Where block ``writer`` files what block ``reader`` will need of it."""
+        name = OWN if reader == writer else "from-" + ".".join(map(str, writer))
+        return f"{self.partials_of(reader)}/{name}.npz"
+
+    @staticmethod
+    def partials_of(reader: Index) -> str:
+        return "partials/" + ".".join(map(str, reader))
+
+    def write_partial(self, reader: Index, writer: Index, parts: Mapping[str, NDArray[Any]]) -> dict[str, Output]:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **dict(parts))
+        return self.write_bytes(self.partial_key(reader, writer), buffer.getvalue())
+
+    def read_partial(self, reader: Index, writer: Index) -> dict[str, NDArray[Any]]:
+        """The parts by name. Raises FileNotFoundError where the piece is gone, or is not what was written."""
+        key = self.partial_key(reader, writer)
+        data = self.store.get(key)
+        receipt = self.receipt(Job("infer", writer))
+        expected = receipt.outputs.get(key) if receipt else None
+        if expected is None or expected.sha256 != hashlib.sha256(data).hexdigest():
+            self.store.delete(key)
+            raise FileNotFoundError(f"{join(self.uri, key)} is not what its receipt says; it has been removed")
+        with np.load(io.BytesIO(data), allow_pickle=False) as parts:
+            return {name: parts[name] for name in parts.files}
+
+    # constants ------------------------------------------------------------------------------------------
+
+    def constants(self) -> Constants:
+        data = self.store.get(CONSTANTS)
+        return Constants.from_json(data)
+
+
+def open_run(uri: str) -> Run:
+    """The run at ``uri``. Raises RunError where there is none."""
+    store = Store(uri.rstrip("/"))
+    data = store.get_or_none(MANIFEST)
+    if data is None:
+        raise RunError(f"{uri} is not a run directory: it has no {MANIFEST}")
+    try:
+        version = json.loads(data).get("schema_version")
+        if version != SCHEMA:
+            raise RunError(f"{uri} was written with schema {version}; this Seamline reads schema {SCHEMA}")
+        return Run(store, Manifest.from_bytes(data))
+    except (ValueError, AttributeError) as e:
+        raise RunError(f"{join(uri, MANIFEST)} cannot be read: {e}") from e
+
+
+def create_run(out: str, manifest: Manifest) -> Run:
+    """Create the run, or adopt the one that is there: the manifest on disk always wins.
+
+    Raises UsageError if what is on disk answers another question (a collision of 12 digits).
+    """
+    uri = join(out, manifest.run_name)
+    store = Store(uri)
+    store.put_if_absent(MANIFEST, manifest.to_bytes())
+    run = open_run(uri)
+    if run.manifest.question != manifest.question:
+        raise RunError(f"{uri} holds a run of another question with the same digest; move it away")
+    arrays.create_arrays(store, run.manifest)
+    return run
