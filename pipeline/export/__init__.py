@@ -50,7 +50,7 @@ def export(
 
         if image is None:
             raise UsageError(f"the overlay of {view.name} needs the image it lies over")
-        done = export_overlay(view, image, valid, path, counts=counts)
+        done: Exported = export_overlay(view, image, valid, path, counts=counts)
     else:
         done = _writer(kind)(view, path)
     return replace(done, unresolved=counts.unresolved)

@@ -63,8 +63,8 @@ def remove(path: Path) -> None:
     """Remove a file or a folder; absent is fine."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def size_on_disk(path: Path) -> int:
