@@ -69,7 +69,7 @@ class Axis:
     def owned(self, j: int) -> range:
         """The windows of block ``j``. Empty for a last block no wider than the overlap."""
         per_block = self.block // self.stride
-        return range(j * per_block, max(j * per_block, min((j + 1) * per_block, self.n_windows)))
+        return range(j * per_block, min((j + 1) * per_block, self.n_windows))
 
     def write(self, j: int) -> tuple[int, int]:
         """What block ``j`` alone may write."""
