@@ -43,6 +43,13 @@ def create(arch: str, encoder: str, in_channels: int, n_scores: int, options: Ma
 
 
 def _construct(cls: Any, options: dict[str, Any], where: str) -> nn.Module:
+    encoder = str(options.get("encoder_name", ""))
+    if ":" in encoder:
+        raise ModelError(
+            f"{where}: the encoder {encoder!r} names a place to fetch from; give smp's or timm's own names"
+        )
+    if "activation" in options:
+        options["activation"] = None  # the adapter activates: once is enough
     try:
         with quiet():
             network: nn.Module = cls(**options)
@@ -84,12 +91,9 @@ def _some(what: str, keys: list[str]) -> str:
 
 
 def io_channels(network: nn.Module) -> tuple[int, int]:
-    """``(channels in, channels out)`` by the weights themselves: the first and the last convolution."""
-    from torch import nn as torch_nn
-
-    convs = [m for m in network.modules() if isinstance(m, torch_nn.Conv2d | torch_nn.Conv3d)]
-    head = [m for m in getattr(network, "segmentation_head", network).modules() if isinstance(m, type(convs[0]))]
-    return convs[0].in_channels, (head or convs)[-1].out_channels
+    """``(channels in, channels out)`` it was built with, and which a strict load has held against the weights."""
+    config: Mapping[str, Any] = network.config  # type: ignore[assignment]
+    return int(config.get("in_channels", 3)), int(config.get("classes", 1))
 
 
 def n_parameters(network: nn.Module) -> int:
