@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError
-from pipeline.models.bundle import bundle_files, load_network, read_spec, resolve_bundle
+from pipeline.models.bundle import bundle_files, read_spec, resolve_bundle
 from pipeline.models.folder import write_bundle
+from pipeline.models.loading import load_network
 from pipeline.models.network import create, load_state, n_parameters
 from pipeline.models.spec import ModelSpec
 from pipeline.models.weights import read_weights

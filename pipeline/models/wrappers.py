@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipeline.errors import ModelError
 from pipeline.models.adapter import NetworkModel
+from pipeline.models.agreement import check_agreement
 from pipeline.models.base import Model
 from pipeline.models.spec import ModelSpec
 
@@ -89,19 +90,7 @@ class Ensemble:
     members: tuple[Model, ...]
 
     def __post_init__(self) -> None:
-        first = self.members[0].spec
-        for other in (m.spec for m in self.members[1:]):
-            for what, a, b in (
-                ("classes", [(c.name, c.value) for c in first.classes], [(c.name, c.value) for c in other.classes]),
-                ("channels", list(first.channels), list(other.channels)),
-                ("activation", first.activation, other.activation),
-                ("ndim", first.ndim, other.ndim),
-            ):
-                if a != b:
-                    raise ModelError(
-                        f"an ensemble needs equal {what}: {first.name} has {a}, {other.name} has {b}; "
-                        "run them one by one, or leave one out"
-                    )
+        check_agreement([m.spec for m in self.members])
 
     @property
     def spec(self) -> ModelSpec:
