@@ -1,0 +1,70 @@
+"""Exports of a run: its mask as the writers of this package take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UsageError
+from pipeline.export import EXPORTS, Exported, MaskView, export, out_pattern
+from pipeline.infer import read_image
+from pipeline.run import Run
+from pipeline.store import is_local, join, local_path
+from tiling import Box
+
+
+def view_of(run: Run) -> MaskView:
+    """The run's mask with its classes, frame and provenance."""
+    m = run.manifest
+    tags = {
+        "SEAMLINE_RUN": m.run_name,
+        "SEAMLINE_VERSION": m.seamline,
+        "SEAMLINE_MODEL": m.spec.name,
+        "SEAMLINE_MODEL_SHA256": m.question.bundles[0],
+        "SEAMLINE_SOURCE": m.question.source.uri,
+    }
+    return MaskView(
+        labels=run.array("labels"), classes=m.spec.classes, frame=m.frame, block=m.layout.block, name=m.scene, tags=tags
+    )
+
+
+def export_run(run: Run, kind: str, out: str | None = None, *, allow_incomplete: bool = False) -> Exported:
+    """Export one run; without ``out`` (a pattern with ``{scene}``) into the run's own ``exports/``."""
+    if kind not in EXPORTS:
+        raise UsageError(f"cannot export to {kind!r}; known are {', '.join(EXPORTS)}")
+    path = out_pattern(out, run.manifest.scene) if out else default_path(run, kind)
+    if is_local(path):
+        local_path(path).parent.mkdir(parents=True, exist_ok=True)
+    overlay = kind == "overlay"
+    return export(
+        kind,
+        view_of(run),
+        path,
+        image=ImageView(run) if overlay else None,
+        valid=run.array("valid") if overlay else None,
+        allow_incomplete=allow_incomplete,
+    )
+
+
+def default_path(run: Run, kind: str) -> str:
+    """``<run>/exports/<scene>_overlay.png`` and the like."""
+    mark = {"overlay": "_overlay", "png": "_mask", "cog": "_mask", "nifti": "_mask", "zarr": "_mask"}[kind]
+    return join(run.uri, "exports", f"{run.manifest.scene}{mark}{EXPORTS[kind]}")
+
+
+class ImageView:
+    """The run's image as an array ``(C, *spatial)``, wherever its level 0 lies; read by slices without steps."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        source = run.manifest.question.source
+        self.shape = (len(source.channels), *run.grid.extent)
+        self.dtype = np.dtype(source.dtype)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
+        channels, *spatial = (*key, *(slice(None),) * (len(self.shape) - len(key)))
+        bounds = [s.indices(n) for s, n in zip(spatial, self.shape[1:], strict=True)]
+        box = Box(tuple(b[0] for b in bounds), tuple(max(b[0], b[1]) for b in bounds))
+        return read_image(self._run, box)[(channels, *(slice(None, None, b[2]) for b in bounds))]

@@ -1,0 +1,162 @@
+"""A whole scene made small: mean pixels, most frequent labels, and where classes meet, in one pass of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UsageError
+from pipeline.export.view import ArrayLike, MaskView, lattice
+from tiling import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """What is drawn: a 2-D mask with its image, or one slice ``z`` of a volume.
+
+    image  ``(C, *spatial)``; the channels in ``channels`` are drawn, one as grey or three as colours
+    valid  spatial, nonzero where a pixel is known; None if all are
+    """
+
+    view: MaskView
+    image: ArrayLike
+    valid: ArrayLike | None
+    channels: tuple[int, ...]
+    z: int | None = None
+
+    def __post_init__(self) -> None:
+        if tuple(self.image.shape[1:]) != self.view.shape:
+            raise UsageError(f"the image of {self.image.shape} does not lie under the mask of {self.view.shape}")
+        if not all(0 <= c < self.image.shape[0] for c in self.channels) or len(self.channels) not in (1, 3):
+            raise UsageError(f"cannot draw channels {self.channels} of {self.image.shape[0]}; name one or three")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.view.shape[-2], self.view.shape[-1]
+
+    def labels(self, box: Box) -> NDArray[Any]:
+        part = self.view.read(self._spatial(box))
+        return part if self.z is None else part[0]
+
+    def pixels(self, box: Box) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """``(channels, h, w)`` with 0 where nothing is known, and ``(h, w)`` whether it is."""
+        where = self._spatial(box).slices()
+        bands = [np.asarray(self.image[(slice(c, c + 1), *where)]).astype(np.float32) for c in self.channels]
+        pixels = np.concatenate(bands).reshape(len(bands), *box.shape)
+        known = np.asarray(np.isfinite(pixels).all(axis=0))
+        if self.valid is not None:
+            known = known & (np.asarray(self.valid[where]) != 0).reshape(box.shape)
+        return np.where(known, pixels, np.float32(0)), known
+
+    def _spatial(self, box: Box) -> Box:
+        return box if self.z is None else Box((self.z, *box.start), (self.z + 1, *box.stop))
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A plane at ``1 / factor``: pixels (channels, h, w); known, labels and class borders per cell, each (h, w)."""
+
+    pixels: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    labels: NDArray[Any]
+    borders: NDArray[np.int64]
+    factor: int
+
+
+def shrink(plane: Plane, factor: int) -> Small:
+    """Cells of ``factor`` x ``factor`` pixels: mean of the known ones, most frequent label, number of class borders."""
+    height, width = (-(-n // factor) for n in plane.shape)
+    small = Small(
+        np.zeros((len(plane.channels), height, width), np.float32),
+        np.zeros((height, width), np.bool_),
+        np.zeros((height, width), plane.view.dtype),
+        np.zeros((height, width), np.int64),
+        factor,
+    )
+    # whole cells, so that none has to be put together from two reads
+    side = tuple(max(factor, b // factor * factor) for b in plane.view.block[-2:])
+    for box in lattice(Box.of_shape(plane.shape), side):
+        cells = tuple(slice(a // factor, -(-b // factor)) for a, b in zip(box.start, box.stop, strict=True))
+        pixels, known = plane.pixels(box)
+        labels = plane.labels(box)
+        n_known = cell_sums(known, factor)
+        small.pixels[:, *cells] = [cell_sums(band, factor) / np.maximum(n_known, 1) for band in pixels]
+        small.known[cells] = n_known > 0
+        small.labels[cells] = _most_frequent(labels, factor)
+        small.borders[cells] = cell_sums(borders(labels, plane.view.nodata_index), factor)
+    return small
+
+
+def borders(labels: NDArray[Any], first_missing: int) -> NDArray[np.int64]:
+    """1 for each pixel whose right or lower neighbour is of another class (nodata is none)."""
+    out = np.zeros(labels.shape, dtype=np.int64)
+    real = labels < first_missing
+    out[:, :-1] |= (labels[:, 1:] != labels[:, :-1]) & real[:, 1:] & real[:, :-1]
+    out[:-1] |= (labels[1:] != labels[:-1]) & real[1:] & real[:-1]
+    return out
+
+
+def cell_sums(values: NDArray[Any], factor: int) -> NDArray[np.float64]:
+    """Sums over cells of ``factor`` x ``factor``; the last row and column of cells may be cut."""
+    rows, columns = (np.arange(0, n, factor) for n in values.shape)
+    low = np.add.reduceat(values, rows, axis=0, dtype=np.float64)
+    out: NDArray[np.float64] = np.add.reduceat(low, columns, axis=1)
+    return out
+
+
+def _most_frequent(labels: NDArray[Any], factor: int) -> NDArray[Any]:
+    if factor == 1:
+        return labels
+    votes: NDArray[np.float64] | None = None
+    winner: NDArray[Any] = np.empty(0, labels.dtype)
+    for code in np.unique(labels):
+        n = cell_sums(labels == code, factor)
+        if votes is None:
+            votes, winner = n, np.full(n.shape, code, labels.dtype)
+            continue
+        winner = np.where(n > votes, code, winner)
+        votes = np.maximum(n, votes)
+    return winner
+
+
+def busiest(small: Small, shape: tuple[int, int], side: int, n: int) -> list[Box]:
+    """Up to ``n`` boxes of ``side`` pixels that do not meet, those first in which most class borders run.
+
+    The candidates start at every half side; equal ones in reading order, so the choice is the same every time.
+    They are taken well apart if that can be had, else side by side. Boxes without a border are not chosen.
+    """
+    table = np.zeros((small.borders.shape[0] + 1, small.borders.shape[1] + 1), dtype=np.int64)
+    table[1:, 1:] = small.borders.cumsum(axis=0).cumsum(axis=1)
+    found = [
+        _candidate(table, small.factor, shape, side, y, x)
+        for y in _starts(shape[0], side)
+        for x in _starts(shape[1], side)
+    ]
+    ranked = [box for score, box in sorted(found, key=lambda pair: (-pair[0], pair[1].start)) if score]
+    chosen: list[Box] = []
+    for apart in (max(shape) // 4, 0):
+        for box in ranked:
+            if len(chosen) < n and all(_far(box, other, max(side, apart)) for other in chosen):
+                chosen.append(box)
+    return chosen
+
+
+def _far(one: Box, other: Box, least: int) -> bool:
+    return max(abs(a - b) for a, b in zip(one.start, other.start, strict=True)) >= least
+
+
+def _starts(extent: int, side: int) -> list[int]:
+    last = max(0, extent - side)
+    return sorted({*range(0, last, max(1, side // 2)), last})
+
+
+def _candidate(
+    table: NDArray[np.int64], factor: int, shape: tuple[int, int], side: int, y: int, x: int
+) -> tuple[int, Box]:
+    box = Box((y, x), (min(y + side, shape[0]), min(x + side, shape[1])))
+    (t, left), (b, right) = ((v // factor for v in corner) for corner in (box.start, box.stop))
+    b, right = max(b, t + 1), max(right, left + 1)
+    return int(table[b, right] - table[t, right] - table[b, left] + table[t, left]), box
