@@ -13,7 +13,7 @@ from flows.serial import SerialEngine
 from pipeline import spool
 from pipeline.errors import SeamlineError
 from pipeline.ledger import Ledger
-from pipeline.scenes import Batch, Scene, start_run
+from pipeline.scenes import Batch, Scene, check_bundles, start_run
 from pipeline.settings import Settings
 from pipeline.status import Status, read_status
 
@@ -55,6 +55,7 @@ class SceneResult:
 def run_batch(batch: Batch, *, on_event: Callable[[Event], None] = lambda _: None) -> list[SceneResult]:
     """Run every planned scene to its end on the engine the settings name; rejected ones are reported as such."""
     started = time.monotonic()
+    check_bundles(batch)
     results = [_rejected(s, s.error) for s in batch.scenes if s.error is not None]
     ledgers: list[tuple[Scene, Ledger]] = []
     for scene in batch.planned:

@@ -2,25 +2,29 @@
 
 Shard = block, so that every stored object has one writer and needs no lock. On zarr 3.1 a shard write reads
 the old shard first, fails on a truncated one, and deletes the object when everything is fill value: hence a
-shard's key is deleted before it is written, and arrays are opened with ``write_empty_chunks``. What is done is
-told by receipts, never by a chunk's presence.
+shard is encoded in memory and put whole, in one request: whoever reads meanwhile sees the old object or the new
+one, never a hole that would read as fill value. What is done is told by receipts, never by a chunk's presence.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from obstore.exceptions import BaseError
 from zarr.codecs import BloscCodec
-from zarr.storage import ObjectStore
+from zarr.storage import MemoryStore, ObjectStore
 
+from pipeline.errors import StoreError
 from pipeline.manifest import Manifest
 from pipeline.receipts import Output
-from pipeline.store import Store
+from pipeline.store import Store, first_line
 from tiling import Box, Index
 
 ArrayName = Literal["image", "valid", "labels", "confidence", "disagreement", "scores"]
@@ -119,20 +123,42 @@ def create_arrays(store: Store, manifest: Manifest) -> None:
             spec = array_spec(manifest, name, level)  # type: ignore[arg-type]
             if scene.exists(f"{spec.path}/zarr.json"):
                 continue
-            zarr.create_array(
-                zarr_store(scene),
-                name=spec.path,
-                shape=spec.shape,
-                dtype=spec.dtype,
-                chunks=spec._full(spec.chunk),
-                shards=spec._full(spec.block),
-                compressors=BloscCodec(
-                    cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(spec.dtype).itemsize
-                ),
-                fill_value=spec.fill,
-                dimension_names=axes if spec.channels is None else ("c", *axes),
-                config={"write_empty_chunks": True},
-            )
+            with writing(scene):
+                _create(
+                    zarr_store(scene), spec, spec.path, spec.shape, axes if spec.channels is None else ("c", *axes)
+                )
+
+
+def _create(
+    store: ObjectStore[Any] | MemoryStore,
+    spec: ArraySpec,
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...] | None = None,
+) -> zarr.Array[Any]:
+    return zarr.create_array(
+        store,
+        name=name,
+        shape=shape,
+        dtype=spec.dtype,
+        chunks=spec._full(spec.chunk),
+        shards=spec._full(spec.block),
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(spec.dtype).itemsize),
+        fill_value=spec.fill,
+        dimension_names=axes,
+        config={"write_empty_chunks": True},
+    )
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[None]:
+    """What zarr itself writes goes by no ``Store.put``: a full disk is a StoreError there too."""
+    try:
+        yield
+    except (BaseError, OSError) as e:
+        if isinstance(e, StoreError):
+            raise
+        raise StoreError(f"cannot write to {store.uri}: {first_line(e)}") from e
 
 
 def open_array(store: Store, manifest: Manifest, name: ArrayName, level: int = 0) -> zarr.Array[Any]:
@@ -148,20 +174,27 @@ def write_shard(
 ) -> dict[str, Output]:
     """Write one whole shard, ``data`` of shape ``(*box)`` or ``(C, *box)``; what a receipt says of it."""
     spec = array_spec(manifest, name, level)
-    key = spec.shard_key(index)
-    store.delete(key)
-    array = _open(store.within(SCENE).uri, spec.path, mode="r+")
-    where = spec.box(index).slices()
-    array[where if spec.channels is None else (slice(None), *where)] = data
-    return {key: Output(n_bytes=store.size(key), sha256=sha256_of(data))}
+    shape = spec._full(spec.box(index).shape)
+    if data.shape != shape:
+        raise ValueError(f"shard {index} of {name} has shape {shape}, not {data.shape}")
+    key, encoded = spec.shard_key(index), encode_shard(spec, data)
+    store.put(key, encoded)
+    return {key: Output(n_bytes=len(encoded), sha256=sha256_of(data))}
+
+
+def encode_shard(spec: ArraySpec, data: NDArray[Any]) -> bytes:
+    """The bytes of a shard: those of an array that is this one shard, which may be cut by the far edge."""
+    memory = MemoryStore()
+    _create(memory, spec, "", data.shape)[...] = data
+    shard = memory._store_dict["/".join(["c", *("0",) * data.ndim])]
+    return bytes(shard.to_bytes())
 
 
 def sha256_of(data: NDArray[Any]) -> str:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(data)).cast("B")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(data).data.cast("B")).hexdigest()
 
 
-def _open(uri: str, path: str = "", mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
-    opened = zarr.open_array(zarr_store(Store(uri), read_only=mode == "r"), path=path, mode=mode)
+def _open(uri: str, path: str = "") -> zarr.Array[Any]:
+    opened = zarr.open_array(zarr_store(Store(uri), read_only=True), path=path, mode="r")
     assert isinstance(opened, zarr.Array)
-    # open_array takes a configuration and ignores it (zarr 3.1.6)
-    return opened.with_config({"write_empty_chunks": True})
+    return opened

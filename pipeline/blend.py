@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,7 +86,8 @@ class Slab:
         self.ramps = grid.ramps(blend)
         self.row = self.reach.start[0]
         self.sums = Sums.zeros(n_scores, (grid.window[0], *self.reach.shape[1:]), device)
-        self._weight = lru_cache(maxsize=4)(self._weight_of)
+        # of a function, not of a method: a slab that held a cache that holds the slab would outlive its block
+        self._weight = lru_cache(maxsize=4)(partial(window_weight, grid, self.ramps, device))
 
     def add(self, k: Index, scores: Tensor, vote: Tensor) -> Iterator[tuple[Box, Sums]]:
         """Add window ``k``: float32 scores (K, *window) in [0, 1], and its own labels int32 (*window).
@@ -131,11 +132,15 @@ class Slab:
             tensor.narrow(rows, kept, held - kept).fill_(empty)
         self.row += step
 
-    def _weight_of(self, sides: tuple[tuple[bool, bool], ...]) -> Tensor:
-        weight = np.ones(())
-        for axis, rising, (low, high) in zip(self.grid.axes, self.ramps, sides, strict=True):
-            weight = np.multiply.outer(weight, axis_weight(rising, axis.window, low=low, high=high))
-        return torch.from_numpy(weight.astype(np.float32)).to(self.device)
+
+def window_weight(
+    grid: Grid, ramps: Sequence[NDArray[np.float64]], device: str, sides: tuple[tuple[bool, bool], ...]
+) -> Tensor:
+    """float32 (*window): the blend weight of a window that has a neighbour on these (low, high) sides of each axis."""
+    weight = np.ones(())
+    for axis, rising, (low, high) in zip(grid.axes, ramps, sides, strict=True):
+        weight = np.multiply.outer(weight, axis_weight(rising, axis.window, low=low, high=high))
+    return torch.from_numpy(weight.astype(np.float32)).to(device)
 
 
 _NONE = torch.zeros((), dtype=torch.bool)

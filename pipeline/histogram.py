@@ -124,7 +124,8 @@ def _bin_of(values: NDArray[Any], dtype: str) -> NDArray[np.int64]:
     if dtype in _EXACT:
         return values.astype(np.int64) + _EXACT[dtype]
     largest = np.finfo(np.float32).max
-    floats = np.clip(values, -largest, largest).astype(np.float32)  # beyond float32: the outermost finite bin
+    # beyond float32: the outermost finite bin; plus 0 because -0 and 0 are one value
+    floats = np.clip(values, -largest, largest).astype(np.float32) + np.float32(0)
     if np.isnan(floats).any() or (values.dtype.kind == "f" and not np.isfinite(values).all()):
         raise ValueError("a histogram takes finite values only: leave out what is not valid")
     bits = floats.view(np.uint32)

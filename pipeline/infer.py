@@ -129,7 +129,8 @@ def _batches(
         if not seen.any():
             counts[1] += 1
             continue
-        pixels[len(windows)], valid[len(windows)] = seen_pixels, seen
+        with np.errstate(over="ignore"):  # float64 beyond float32 is not valid, and masked by the model
+            pixels[len(windows)], valid[len(windows)] = seen_pixels, seen
         windows.append(k)
         if len(windows) == batch:
             counts[0] += batch
@@ -147,7 +148,7 @@ def _window(grid: Grid, k: Index, block: BlockPixels) -> tuple[NDArray[np.bool_]
     if block.box.contains(box):
         where = box.slices(start)
         return block.valid[where], block.pixels[(slice(None), *where)]
-    index = np.ix_(*(i - s for i, s in zip(grid.window_indices(k), start, strict=True)))
+    index: tuple[Any, ...] = np.ix_(*(i - s for i, s in zip(grid.window_indices(k), start, strict=True)))
     return block.valid[index], block.pixels[(slice(None), *index)]
 
 

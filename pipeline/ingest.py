@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.histogram import Histogram
-from pipeline.models.normalise import needs_histogram
-from pipeline.models.spec import ModelSpec
 from pipeline.receipts import Output
 from pipeline.run import Run
 from pipeline.sources.base import Source
 from tiling import Box, Index
+
+
+_LARGEST = np.finfo(np.float32).max
+"""The network reads float32: what is larger would reach it as infinity, and counts as not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +33,13 @@ def read(run: Run, j: Index, source: Source) -> tuple[NDArray[Any], NDArray[np.b
     return source.read(run.grid.write(j), run.manifest.question.source.channels)
 
 
-def compute(pixels: NDArray[Any], valid: NDArray[np.bool_], spec: ModelSpec) -> Ingested:
-    """Count what is not valid and why; histograms of the valid pixels. Pure."""
-    finite = np.isfinite(pixels).all(axis=0) if pixels.dtype.kind in "fc" else np.ones_like(valid)
+def compute(pixels: NDArray[Any], valid: NDArray[np.bool_], *, count: bool) -> Ingested:
+    """Count what is not valid and why; with ``count`` also histograms of the valid pixels. Pure."""
+    finite = (np.abs(pixels) <= _LARGEST).all(axis=0) if pixels.dtype.kind == "f" else np.ones_like(valid)
     valid = valid & finite
     tallies = {"valid": int(valid.sum()), "nonfinite": int((~finite).sum()), "pixels": valid.size}
-    return Ingested(pixels, valid, histograms(pixels, valid, spec), tallies)
-
-
-def histograms(pixels: NDArray[Any], valid: NDArray[np.bool_], spec: ModelSpec) -> tuple[Histogram, ...]:
-    if not needs_histogram(spec.normalisation):
-        return ()
-    return tuple(Histogram.of(values[valid], pixels.dtype) for values in pixels)
+    histograms = tuple(Histogram.of(values[valid], pixels.dtype) for values in pixels) if count else ()
+    return Ingested(pixels, valid, histograms, tallies)
 
 
 def write(run: Run, j: Index, done: Ingested) -> dict[str, Output]:

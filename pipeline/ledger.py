@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline import pyramid
-from pipeline.models.normalise import needs_histogram
 from pipeline.receipts import Job, Receipt, Stage
 from pipeline.run import Run
 from tiling import Index, downstream, upstream
@@ -28,6 +27,7 @@ class Ledger:
     done      jobs with a valid receipt
     failed    jobs that failed for good in this invocation
     partial   jobs done without something that had failed: a later invocation runs them again
+    total     jobs of the whole run, whether done or not
     lost      jobs that had a receipt but whose output was gone or rotten, and that run again
     """
 
@@ -42,17 +42,13 @@ class Ledger:
         self._waits: dict[Job, set[Job]] = {}
         self._blocks: defaultdict[Job, list[Job]] = defaultdict(list)
         self._ready: list[tuple[int, Index, Job]] = []
+        self.total = sum(1 for _ in all_jobs(self.run))
         self._resume()
         self.finished_before = len(self.done)
         for job in self._goals():
             self._want(job)
 
     # what there is to do --------------------------------------------------------------------------------
-
-    @property
-    def total(self) -> int:
-        """Jobs of the whole run."""
-        return sum(1 for _ in all_jobs(self.run))
 
     @property
     def remaining(self) -> int:
@@ -135,10 +131,10 @@ class Ledger:
 
     def _needs(self, job: Job) -> Iterator[Job]:
         run, index = self.run, job.index
-        layout, spec = run.manifest.layout, run.manifest.spec
-        if job.stage == "ingest" and layout.spool:
+        manifest = run.manifest
+        if job.stage == "ingest" and manifest.layout.spool:
             yield Job("spool", ())
-        elif job.stage == "constants" and needs_histogram(spec.normalisation):
+        elif job.stage == "constants" and manifest.needs_histograms:
             yield from (Job("ingest", j) for j in run.grid.blocks())
         elif job.stage == "infer":
             yield Job("constants", ())
@@ -192,7 +188,7 @@ def all_jobs(run: Run) -> Iterator[Job]:
         yield Job("spool", ())
     yield Job("constants", ())
     for stage in ("ingest", "infer", "stitch"):
-        yield from (Job(stage, j) for j in run.grid.blocks())  # type: ignore[arg-type]
+        yield from (Job(stage, j) for j in run.grid.blocks())
     for level in range(1, run.manifest.layout.levels):
         yield from (Job("pyramid", (level, *index)) for index in pyramid.shards(run, level))
 

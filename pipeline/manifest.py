@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.models.normalise import needs_histogram
 from pipeline.models.spec import ModelSpec
 from pipeline.settings import Precision
 from tiling import Frame, Grid, RampName
@@ -81,7 +82,7 @@ class Layout(_Record):
 
 
 class Manifest(_Record):
-    """One run. ``spec`` is the model's own description, as packed in its bundle."""
+    """One run. ``spec`` is the model's own description, as packed in its bundle; ``ensemble`` that of further ones."""
 
     schema_version: int = SCHEMA
     seamline: str
@@ -91,6 +92,17 @@ class Manifest(_Record):
     numerics: Numerics
     layout: Layout
     spec: ModelSpec
+    ensemble: tuple[ModelSpec, ...] = ()
+
+    @property
+    def specs(self) -> tuple[ModelSpec, ...]:
+        """Of every bundle, in order."""
+        return (self.spec, *self.ensemble)
+
+    @property
+    def needs_histograms(self) -> bool:
+        """Whether a model is normalised with the scene's statistics: then inference waits for the whole of ingest."""
+        return any(needs_histogram(s.normalisation) for s in self.specs)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import zarr
 
-from pipeline.arrays import MASK, SCENE, array_names, levels_of, zarr_store
+from pipeline.arrays import MASK, SCENE, array_names, levels_of, writing, zarr_store
 from pipeline.manifest import Manifest
 from pipeline.run import Run
 from tiling import Frame, FrameError
@@ -36,9 +36,10 @@ def describe_scene(run: Run) -> None:
             groups[name] = {
                 "ome": {"version": "0.5", "multiscales": [_multiscale(manifest, name, channel=name == "scores")]}
             }
-    for path, attributes in groups.items():
-        group = zarr.open_group(store, path=path, mode="a", zarr_format=3)
-        group.attrs.update(attributes)
+    with writing(run.store):
+        for path, attributes in groups.items():
+            group = zarr.open_group(store, path=path, mode="a", zarr_format=3)
+            group.attrs.update(attributes)
 
 
 def image_attributes(manifest: Manifest) -> dict[str, Any]:

@@ -86,12 +86,21 @@ class Plan:
 
 
 def make_plan(
-    settings: Settings, info: SourceInfo, spec: ModelSpec, bundles: Sequence[str], hardware: Hardware, *, scene: str
+    settings: Settings,
+    info: SourceInfo,
+    spec: ModelSpec,
+    bundles: Sequence[str],
+    hardware: Hardware,
+    *,
+    scene: str,
+    ensemble: Sequence[ModelSpec] = (),
 ) -> Plan:
     """Resolve every setting for one scene. Pure; raises UsageError or GeometryError, each naming its cure.
 
-    ``bundles`` are the digests of the models, in the order of ``settings.model``.
+    ``bundles`` are the digests of the models, in the order of ``settings.model``; ``spec`` is the first one's, and
+    ``ensemble`` the others'.
     """
+    check_ensemble((spec, *ensemble))
     channels = choose_channels(info, spec.channels, settings.bands)
     ndim = len(info.shape)
     if spec.ndim > ndim:
@@ -117,10 +126,23 @@ def make_plan(
         numerics=choose_numerics(settings, hardware),
         layout=choose_layout(info, channels, grid),
         spec=spec,
+        ensemble=tuple(ensemble),
     )
     plan = Plan(manifest, plan_memory(manifest), info.notes)
     check_memory(plan, settings, hardware)
     return plan
+
+
+def check_ensemble(specs: Sequence[ModelSpec]) -> None:
+    """Averaging scores is only meant for the same classes, channels and kind of network."""
+    first = specs[0]
+    for other in specs[1:]:
+        for field in ("classes", "channels", "ndim", "activation", "decision"):
+            if getattr(other, field) != getattr(first, field):
+                raise UsageError(
+                    f"an ensemble needs the same {field} in every bundle: {first.name} has {getattr(first, field)}, "
+                    f"{other.name} has {getattr(other, field)}"
+                )
 
 
 def choose_window(
@@ -177,7 +199,7 @@ def choose_block(
     if net_ndim < len(shape):
         target = (BLOCK_SLICES, BLOCK_2D // 2, BLOCK_2D // 2)
     block = [min(max(t // s, 1) * s, n) for t, s, n in zip(target, stride, needed, strict=True)]
-    while _n_blocks(shape, block) < 2 * settings.workers:
+    while settings.workers > 1 and _n_blocks(shape, block) < 2 * settings.workers:
         axis = max(range(len(block)), key=lambda a: block[a] // stride[a])
         if block[axis] <= stride[axis]:
             break

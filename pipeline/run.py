@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -79,9 +79,10 @@ class Run:
 
     def receipts(self, stage: str | None = None) -> Iterator[Receipt]:
         for entry in self.store.list(f"receipts/{stage}" if stage else "receipts"):
-            data = self.store.get_or_none(entry.key)
-            if data is not None:
-                yield Receipt.model_validate_json(data)
+            stage_name, _, name = entry.key.removesuffix(".json").removeprefix("receipts/").partition("/")
+            receipt = self.receipt(Job(stage_name, index_of(name)))  # type: ignore[arg-type]
+            if receipt is not None:
+                yield receipt
 
     def failures(self) -> list[Failure]:
         found = (self.store.get_or_none(entry.key) for entry in self.store.list("failures"))
@@ -122,9 +123,17 @@ class Run:
 
     # constants ------------------------------------------------------------------------------------------
 
-    def constants(self) -> Constants:
-        data = self.store.get(CONSTANTS)
-        return Constants.from_json(data)
+    def constants(self) -> list[Constants]:
+        """One set for each bundle."""
+        return [Constants.from_json(json.dumps(c)) for c in json.loads(self.store.get(CONSTANTS))]
+
+    def write_constants(self, constants: Sequence[Constants]) -> dict[str, Output]:
+        text = "[" + ",\n ".join(c.to_json() for c in constants) + "]\n"
+        return self.write_bytes(CONSTANTS, text.encode())
+
+    def bundle(self, n: int) -> Store:
+        """Where the copy of the n-th bundle lies."""
+        return self.store.within(f"bundle/{n}")
 
 
 def open_run(uri: str) -> Run:

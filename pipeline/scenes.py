@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.arrays import create_arrays
-from pipeline.errors import SeamlineError, StoreError, UsageError
+from pipeline.errors import SeamlineError, StoreError
 from pipeline.manifest import Manifest
-from pipeline.models.bundle import Bundle, open_bundles
+from pipeline.memory import plan_memory
+from pipeline.models.bundle import bundle_digest, bundle_files, cache_folder, load_network, read_spec, resolve_bundle
 from pipeline.ngff import describe_scene
 from pipeline.plan import Hardware, Plan, adopt, make_plan
 from pipeline.run import MANIFEST, Run, create_run, open_run
@@ -19,11 +21,12 @@ from pipeline.store import Store, join
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One scene of a batch: planned, or rejected with the reason."""
+    """One scene of a batch: planned, or rejected with the reason. ``found`` is the run that is there already."""
 
     name: str
     uri: str
     plan: Plan | None = None
+    found: Run | None = None
     error: SeamlineError | None = None
 
 
@@ -33,7 +36,7 @@ class Batch:
 
     scenes: tuple[Scene, ...]
     skipped: tuple[tuple[str, str], ...]
-    bundles: tuple[Bundle, ...]
+    bundles: tuple[Path, ...]
     settings: Settings
 
     @property
@@ -48,26 +51,35 @@ def plan_batch(paths: Sequence[str], settings: Settings, hardware: Hardware) -> 
 
     Raises SeamlineError if there is no scene at all, or the model cannot be used.
     """
-    bundles = open_bundles(settings.model, trust=settings.trust_model)
+    bundles = tuple(resolve_bundle(name, cache_folder()) for name in settings.model)
     found = find_scenes(paths)
     names = scene_names(found.scenes)
     scenes = tuple(_plan_scene(names[uri], uri, settings, bundles, hardware) for uri in found.scenes)
     return Batch(scenes, found.skipped, bundles, settings)
 
 
+def check_bundles(batch: Batch) -> None:
+    """Load the weights once, before anything is spent, unless all that is left is to finish runs that have them.
+
+    Raises ModelError if weights do not fit what their bundle says, or have to be trusted.
+    """
+    if any(scene.found is None for scene in batch.planned):
+        for bundle in batch.bundles:
+            spec, _ = read_spec(bundle)
+            load_network(bundle, spec, trust=batch.settings.trust_model)
+
+
 def start_run(scene: Scene, batch: Batch) -> Run:
-    """Create the scene's run directory, or adopt the one that is there."""
+    """Create the scene's run directory, or go on with the one that is there."""
     assert scene.plan is not None
-    planned, settings = scene.plan.manifest, batch.settings
-    found = find_run(settings.out, planned)
-    if found is not None:
-        adopt(planned, found.manifest, settings)
-        create_arrays(found.store, found.manifest)
-        return found
-    probe_output(settings.out)
-    run = create_run(settings.out, planned)
+    if scene.found is not None:
+        create_arrays(scene.found.store, scene.found.manifest)
+        return scene.found
+    probe_output(batch.settings.out)
+    run = create_run(batch.settings.out, scene.plan.manifest)
     for n, bundle in enumerate(batch.bundles):
-        bundle.copy_to(run.store.within(f"bundle/{n}"))
+        for file in bundle_files(bundle):
+            run.bundle(n).put(file.name, file.read_bytes())
     describe_scene(run)
     return run
 
@@ -90,19 +102,21 @@ def probe_output(out: str) -> None:
         ) from e
 
 
-def _plan_scene(name: str, uri: str, settings: Settings, bundles: Sequence[Bundle], hardware: Hardware) -> Scene:
+def _plan_scene(name: str, uri: str, settings: Settings, bundles: Sequence[Path], hardware: Hardware) -> Scene:
     try:
         source = open_source(uri, nodata=settings.nodata)
         try:
             info = source.info
         finally:
             source.close()
-        spec, notes = bundles[0].spec_for(info.dtype)
-        if any(b.spec_for(info.dtype)[0].classes != spec.classes for b in bundles):
-            raise UsageError(
-                f"an ensemble needs the same classes in every bundle: {', '.join(b.name for b in bundles)} differ"
-            )
-        plan = make_plan(settings, info, spec, [b.digest for b in bundles], hardware, scene=name)
-        return Scene(name, uri, plan=Plan(plan.manifest, plan.memory, (*plan.notes, *notes)))
+        read = [read_spec(bundle, info.dtype) for bundle in bundles]
+        (spec, *ensemble), notes = [spec for spec, _ in read], [note for _, notes in read for note in notes]
+        digests = [bundle_digest(bundle) for bundle in bundles]
+        plan = make_plan(settings, info, spec, digests, hardware, scene=name, ensemble=ensemble)
+        found = find_run(settings.out, plan.manifest)
+        if found is not None:
+            adopt(plan.manifest, found.manifest, settings)
+            plan = Plan(found.manifest, plan_memory(found.manifest), (*plan.notes, f"goes on with {found.uri}"))
+        return Scene(name, uri, plan=replace(plan, notes=(*plan.notes, *notes)), found=found)
     except SeamlineError as e:
         return Scene(name, uri, error=e)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,12 @@ class Settings(BaseModel):
     @classmethod
     def _one_model(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("nodata")
+    @classmethod
+    def _nodata_is_finite(cls, value: Any) -> Any:
+        """NaN and infinity are never valid, whatever nodata is: such a rule adds nothing."""
+        return "none" if isinstance(value, float) and not isfinite(value) else value
 
     @field_validator("window", "overlap", "block", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.blend import Decision, Sums
 from pipeline.infer import Parts, settle
 from pipeline.manifest import Manifest
-from pipeline.receipts import Output
+from pipeline.receipts import Job, Output
 from pipeline.run import Run
 from tiling import Box, Index, incoming, pieces, upstream
 
@@ -23,6 +23,9 @@ class MissingPieceError(FileNotFoundError):
     def __init__(self, writer: Index, message: str) -> None:
         super().__init__(message)
         self.writer = writer
+
+    def __reduce__(self) -> tuple[type[MissingPieceError], tuple[Index, str]]:
+        return type(self), (self.writer, str(self))  # it travels from workers, and exceptions pickle their args alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,12 @@ class Stitched:
 def read(run: Run, j: Index, missing: Collection[Index] = ()) -> Pieces:
     """Read block ``j``'s pieces, but for those of the blocks in ``missing``.
 
-    Raises MissingPieceError where a piece is gone or rotten.
+    Raises MissingPieceError where a piece is gone or rotten. Where ingest failed, nobody knows what is valid: then
+    every pixel counts as valid, so that it is told as failed and not as nodata.
     """
     own = None if j in missing else _read_piece(run, j, j)
     coming = {i: _read_piece(run, j, i) for i in upstream(run.grid, j) if i not in missing}
-    valid = np.asarray(run.array("valid")[run.grid.write(j).slices()]) != 0
-    return Pieces(own, coming, valid)
+    return Pieces(own, coming, _read_valid(run, j))
 
 
 def compute(manifest: Manifest, j: Index, given: Pieces, missing: Collection[Index] = ()) -> Stitched:
@@ -68,12 +71,11 @@ def compute(manifest: Manifest, j: Index, given: Pieces, missing: Collection[Ind
             _place(out, low, box, settle(sums, decision, keep_scores=keep))
     for i in missing:
         lost = box if i == j else incoming(grid, j, i)
-        _forget(out, lost.slices(box.start), manifest.unresolved_code)
-    out["labels"][~given.valid] = manifest.nodata_code
-    out["confidence"][~given.valid] = 255
-    out["disagree"][~given.valid] = False
+        _erase(out, lost.slices(box.start), manifest.unresolved_code)
+    _erase(out, ~given.valid, manifest.nodata_code)
     out["disagreement"] = out.pop("disagree").astype(np.uint8)
-    return Stitched(out, tally(manifest, out, overlapped(manifest, box) & given.valid))
+    predicted = given.valid & (out["labels"] != manifest.unresolved_code)
+    return Stitched(out, tally(manifest, out, overlapped(manifest, box) & predicted))
 
 
 def write(run: Run, j: Index, result: Stitched) -> dict[str, Output]:
@@ -89,7 +91,7 @@ def clean(run: Run, j: Index) -> None:
 
 
 def tally(manifest: Manifest, out: Parts, overlap: NDArray[np.bool_]) -> dict[str, int]:
-    """Pixels by outcome and class; ``overlap`` and ``disagree`` count pixels that two or more windows saw."""
+    """Pixels by outcome and class; ``overlap`` and ``disagree`` count predicted pixels that two or more windows saw."""
     counts = np.bincount(out["labels"].ravel(), minlength=manifest.unresolved_code + 1)
     n_classes = len(manifest.spec.classes)
     named = {f"class:{c.name}": int(counts[n]) for n, c in enumerate(manifest.spec.classes)}
@@ -110,6 +112,13 @@ def overlapped(manifest: Manifest, box: Box) -> NDArray[np.bool_]:
         k = np.minimum(position // axis.stride, axis.n_windows - 1)
         alone = np.logical_and.outer(alone, (k == 0) | (position - k * axis.stride >= axis.overlap))
     return np.asarray(~alone)
+
+
+def _read_valid(run: Run, j: Index) -> NDArray[np.bool_]:
+    box = run.grid.write(j)
+    if run.receipt(Job("ingest", j)) is None:
+        return np.ones(box.shape, bool)
+    return np.asarray(run.array("valid")[box.slices()]) != 0
 
 
 def _read_piece(run: Run, reader: Index, writer: Index) -> Parts:
@@ -136,12 +145,13 @@ def _place(out: Parts, part: Box, box: Box, decided: Parts) -> None:
         target[(slice(None), *there) if name == "scores" else there] = decided[name]
 
 
-def _forget(out: Parts, where: tuple[slice, ...], unresolved: int) -> None:
-    out["labels"][where] = unresolved
+def _erase(out: Parts, where: tuple[slice, ...] | NDArray[np.bool_], code: int) -> None:
+    """Give pixels a code in place of a class: they have no confidence, no votes and no scores."""
+    out["labels"][where] = code
     out["confidence"][where] = 255
     out["disagree"][where] = False
-    if "scores" in out:
-        out["scores"][(slice(None), *where)] = 0
+    for scores in out.get("scores", ()):
+        scores[where] = 0
 
 
 def _sums(parts: Parts, prefix: str = "") -> Sums:

@@ -6,6 +6,8 @@ written beside their place and renamed, objects are put in one request. Nothing 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,7 +87,7 @@ class Store:
         except (UsageError, FileNotFoundError):
             raise
         except Exception as e:
-            raise StoreError(f"cannot use {self.uri}: {_first_line(e)}") from e
+            raise StoreError(f"cannot use {self.uri}: {first_line(e)}") from e
 
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
@@ -100,7 +102,7 @@ class Store:
         except (NotFoundError, FileNotFoundError):
             raise FileNotFoundError(f"no {key} in {self.uri}") from None
         except Exception as e:
-            raise StoreError(f"cannot read {join(self.uri, key)}: {_first_line(e)}") from e
+            raise StoreError(f"cannot read {join(self.uri, key)}: {first_line(e)}") from e
 
     def get_or_none(self, key: str) -> bytes | None:
         try:
@@ -128,7 +130,7 @@ class Store:
         try:
             obstore.put(self.client, key, data)
         except Exception as e:
-            raise StoreError(f"cannot write {join(self.uri, key)}: {_first_line(e)}") from e
+            raise StoreError(f"cannot write {join(self.uri, key)}: {first_line(e)}") from e
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write the object unless there is one; True if this call wrote it."""
@@ -138,7 +140,7 @@ class Store:
         except (AlreadyExistsError, FileExistsError):
             return False
         except Exception as e:
-            raise StoreError(f"cannot write {join(self.uri, key)}: {_first_line(e)}") from e
+            raise StoreError(f"cannot write {join(self.uri, key)}: {first_line(e)}") from e
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -151,7 +153,7 @@ class Store:
         except (NotFoundError, FileNotFoundError):
             return
         except Exception as e:
-            raise StoreError(f"cannot list {join(self.uri, prefix)}: {_first_line(e)}") from e
+            raise StoreError(f"cannot list {join(self.uri, prefix)}: {first_line(e)}") from e
 
     def delete(self, key: str) -> None:
         """Remove the object; absent is fine."""
@@ -160,13 +162,15 @@ class Store:
         except (NotFoundError, FileNotFoundError):
             return
         except Exception as e:
-            raise StoreError(f"cannot delete {join(self.uri, key)}: {_first_line(e)}") from e
+            raise StoreError(f"cannot delete {join(self.uri, key)}: {first_line(e)}") from e
 
     def delete_all(self, prefix: str) -> int:
         """Remove everything below ``prefix``; how many objects that were."""
         keys = [entry.key for entry in self.list(prefix)]
         for key in keys:
             self.delete(key)
+        if is_local(self.uri) and prefix:
+            _remove_empty(local_path(join(self.uri, prefix)))
         return len(keys)
 
     def make_root(self) -> None:
@@ -181,6 +185,13 @@ class Store:
         return Store(join(self.uri, prefix))
 
 
-def _first_line(error: BaseException) -> str:
+def _remove_empty(folder: Path) -> None:
+    """Folders are an accident of local disks: drop those that hold nothing."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # not empty, or another process was faster
+            os.rmdir(path)  # noqa: PTH106
+
+
+def first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

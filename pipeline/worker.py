@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -19,9 +18,9 @@ from pipeline import infer, ingest, memory, pyramid, spool, stitch
 from pipeline.blend import Decision
 from pipeline.errors import BlockError, SourceChangedError
 from pipeline.manifest import SourceRecord
-from pipeline.models.normalise import needs_histogram, resolve
+from pipeline.models.normalise import resolve
 from pipeline.receipts import Job, Output, Receipt, Seconds
-from pipeline.run import CONSTANTS, Run, open_run
+from pipeline.run import Run, open_run
 from pipeline.sources import check_unchanged, open_source
 from pipeline.sources.base import Source, SourceInfo
 from tiling import Box, Index
@@ -129,16 +128,16 @@ class Worker:
         if run.manifest.layout.spool:
             source = spool.spooled(run, source.info)
         pixels, valid = clock("read", lambda: ingest.read(run, j, source))
-        result = clock("model", lambda: ingest.compute(pixels, valid, run.manifest.spec))
+        result = clock("model", lambda: ingest.compute(pixels, valid, count=run.manifest.needs_histograms))
         outputs = clock("write", lambda: ingest.write(run, j, result))
         return Done(outputs, pixels=result.pixels_by_kind)
 
     def _constants(self, context: Context, job: Job, clock: Clock, missing: object) -> Done:
         run = context.run
-        rule, dtype = run.manifest.spec.normalisation, run.manifest.question.source.dtype
-        histograms = clock("read", lambda: ingest.merge_histograms(run)) if needs_histogram(rule) else None
-        constants = resolve(rule, histograms, dtype)
-        return Done(clock("write", lambda: run.write_bytes(CONSTANTS, constants.to_json().encode())))
+        manifest = run.manifest
+        histograms = clock("read", lambda: ingest.merge_histograms(run)) if manifest.needs_histograms else None
+        constants = [resolve(s.normalisation, histograms, manifest.question.source.dtype) for s in manifest.specs]
+        return Done(clock("write", lambda: run.write_constants(constants)))
 
     def _infer(self, context: Context, job: Job, clock: Clock, missing: object) -> Done:
         run, j, numerics = context.run, job.index, context.run.manifest.numerics
@@ -201,22 +200,23 @@ def load_run_model(run: Run) -> Model:
     """The model of a run, from the bundles copied into it, on the device its numerics name."""
     import torch
 
-    from pipeline.models.bundle import load_model
+    from pipeline.models.bundle import cache_folder, load_model
 
     numerics, question = run.manifest.numerics, run.manifest.question
     if numerics.device == "cuda" and not torch.cuda.is_available():
         raise BlockError("this run was planned for cuda and this worker has none; start it where there is one")
-    torch.set_num_threads(numerics.threads)
-    bundles = [bundle_uri(run, n) for n in range(len(question.bundles))]
     return load_model(
-        bundles,
+        [run.bundle(n).uri for n in range(len(question.bundles))],
         device=numerics.device,
         precision=numerics.precision,
         constants=run.constants(),
         trust=True,  # what is in the run was let in by the plan, which asks
         tta=question.tta,  # type: ignore[arg-type]
-        scales=question.scales,
+        scales=question.scales or (1.0,),
         ndim=run.manifest.ndim,
+        dtype=question.source.dtype,
+        threads=numerics.threads,
+        cache=cache_folder(),
     )
 
 
@@ -251,8 +251,3 @@ class UnchangedSource:
 def open_run_source(record: SourceRecord) -> Source:
     """The source of a run, guarded against changing under it."""
     return UnchangedSource(open_source(record.uri, nodata=record.nodata), record.fingerprint)  # type: ignore[arg-type]
-
-
-def bundle_uri(run: Run, n: int) -> str:
-    uri = run.store.within(f"bundle/{n}").uri
-    return uri if "://" in uri else str(Path(uri))
