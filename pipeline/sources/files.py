@@ -20,6 +20,7 @@ from pipeline.store import Entry, Store, is_local, join, local_path, scheme_of, 
 
 BLOCK_BYTES = 512 * 1024  # one request brings at least this much
 KEPT_BLOCKS = 32
+ACCESS = "check the name, the credentials and the endpoint"
 
 
 def reason(error: BaseException) -> str:
@@ -54,7 +55,7 @@ def stat(uri: str) -> Entry | None:
     except StoreError as e:
         raise SourceError(str(e)) from e
     except Exception as e:
-        raise SourceError(f"cannot read {uri}: {reason(e)}") from e
+        raise SourceError(f"cannot read {uri}: {reason(e)}; {ACCESS}") from e
     return Entry(name, int(meta["size"]), str(meta["e_tag"] or meta["last_modified"].isoformat()))
 
 
@@ -86,7 +87,7 @@ def children(uri: str) -> tuple[list[str], list[str]]:
     except StoreError:
         raise
     except Exception as e:
-        raise StoreError(f"cannot list {uri}: {reason(e)}; check the name, the credentials and the endpoint") from e
+        raise StoreError(f"cannot list {uri}: {reason(e)}; {ACCESS}") from e
     folders = sorted(posixpath.basename(str(p).rstrip("/")) for p in found["common_prefixes"])
     return folders, sorted(posixpath.basename(str(m["path"])) for m in found["objects"])
 

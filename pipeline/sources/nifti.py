@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+import tempfile
 from contextlib import suppress
 from typing import Any
 
@@ -43,6 +45,7 @@ class NiftiSource:
             self._file: Any = gzip.GzipFile(fileobj=self._raw) if self._gzipped else self._raw
             self._image = _image(self._file, uri)
             self._n_extra = _extra_axis(self._image.shape, uri)
+            self._is_unpacked = not (self._gzipped and self._n_extra > 1)
             self._scaled = _is_scaled(self._image.dataobj)
             self._info = self._describe(uri, nodata)
         except BaseException:
@@ -56,6 +59,7 @@ class NiftiSource:
     def read(self, box: Box, channels: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         check_read(self._info, box, channels)
         try:
+            self._unpack()
             pixels = np.stack([self._channel(box, c) for c in channels])
         except Exception as e:
             raise SourceError(f"cannot read box {box} of {self._info.uri}: {reason(e)}") from e
@@ -65,6 +69,23 @@ class NiftiSource:
         with suppress(AttributeError):  # opening may have failed before there was a decompressor
             self._file.close()
         self._raw.close()
+
+    def _unpack(self) -> None:
+        """Decompress once to a temporary file where channels lie one after the other.
+
+        A slab of all channels would otherwise be decompressed from the start for each.
+        """
+        if self._is_unpacked:
+            return
+        plain = tempfile.TemporaryFile()
+        try:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, plain, 1 << 20)
+        except BaseException:
+            plain.close()
+            raise
+        self._file.close()
+        self._file, self._image, self._is_unpacked = plain, _image(plain, self._info.uri), True
 
     def _channel(self, box: Box, channel: int) -> NDArray[Any]:
         """One channel of a box, (z, y, x), in native byte order."""
@@ -92,6 +113,8 @@ class NiftiSource:
             notes.append(f"{stored} values are scaled as the file asks: float32 of {proxy.slope:g} v + {proxy.inter:g}")
         if self._n_extra > 1:
             notes.append(f"its {len(self._image.shape)}th axis, of {self._n_extra}, is read as channels")
+        if not self._is_unpacked:
+            notes.append("it is decompressed to a temporary file on first reading")
         return SourceInfo(
             uri=uri,
             name=scene_name(uri),
@@ -111,6 +134,7 @@ class NiftiSource:
 def _image(file: Any, uri: str) -> Any:
     """The image over an open file. Nothing but the header is read."""
     try:
+        file.seek(0)
         header = file.read(4)
         file.seek(0)
         is_two = 540 in (int.from_bytes(header, "little"), int.from_bytes(header, "big"))

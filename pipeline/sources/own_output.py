@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.sources.files import head_bytes, open_binary, stat
 from pipeline.store import Store
 
-MARK = "SEAMLINE_RUN"  # GDAL metadata item, PNG text key, NIfTI description, zarr attribute
+MARK = "SEAMLINE_RUN"  # GDAL metadata item, zarr attribute
+_MARKS = (MARK.encode(), b"seamline:run\0", b"seamline:run:")  # also: a PNG text key, a line of a NIfTI comment
 _HEAD_BYTES = 65536
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GDAL_METADATA = 42112
@@ -24,13 +25,17 @@ def is_own_output(uri: str) -> bool:
     if stat(uri) is None:
         return _marked_zarr(uri)
     head = head_bytes(uri, _HEAD_BYTES)
-    if MARK.encode() in head:
+    if _marked(head):
         return True
     if head[:4] in _TIFF and _marked_tiff(uri):
         return True
-    if head[:2] == b"\x1f\x8b" and MARK.encode() in _inflated(head):
+    if head[:2] == b"\x1f\x8b" and _marked(_inflated(head)):
         return True
-    return stat(f"{uri}.aux.xml") is not None and MARK.encode() in head_bytes(f"{uri}.aux.xml", 1 << 20)
+    return stat(f"{uri}.aux.xml") is not None and _marked(head_bytes(f"{uri}.aux.xml", 1 << 20))
+
+
+def _marked(data: bytes) -> bool:
+    return any(mark in data for mark in _MARKS)
 
 
 def _marked_tiff(uri: str) -> bool:
@@ -41,9 +46,10 @@ def _marked_tiff(uri: str) -> bool:
         try:
             with tifffile.TiffFile(file) as tiff:
                 tag = tiff.pages.first.tags.get(_GDAL_METADATA)
+                text = "" if tag is None else str(tag.value)  # read now: tifffile fetches values late
         except Exception:  # noqa: BLE001  # damaged: it is offered as a scene, and opening it says what is wrong
             return False
-    return tag is not None and re.search(rf'name="{MARK}"', str(tag.value)) is not None
+    return re.search(rf'name="{MARK}"', text) is not None
 
 
 def _inflated(head: bytes) -> bytes:
@@ -67,4 +73,7 @@ def _marked_attributes(document: bytes) -> bool:
     except ValueError:  # no metadata of ours; opening it says what is wrong
         return False
     attributes = data.get("attributes", data) if isinstance(data, dict) else {}
-    return isinstance(attributes, dict) and MARK in attributes
+    if not isinstance(attributes, dict):
+        return False
+    own = attributes.get("seamline")
+    return MARK in attributes or (isinstance(own, dict) and "provenance" in own)

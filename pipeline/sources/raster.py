@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from pipeline.errors import SourceError
 from pipeline.sources import fingerprint, raster_meta
 from pipeline.sources.base import NodataRule, SourceInfo
-from pipeline.sources.files import normal, reason, sibling
+from pipeline.sources.files import normal, reason, sibling, stat
 from pipeline.sources.names import scene_name
 from pipeline.sources.validity import (
     check_dtype,
@@ -102,14 +102,6 @@ def open_dataset(uri: str) -> Any:
         raise SourceError(f"cannot open {uri}: not an image in a format that is read here ({reason(e)})") from e
 
 
-def fingerprint_of_raster(uri: str) -> str:
-    data = open_dataset(uri)
-    try:
-        return fingerprint.of_files(_files(uri, data))
-    finally:
-        data.close()
-
-
 def _describe(uri: str, data: Any, bands: raster_meta.Bands, rule: NodataRule) -> SourceInfo:
     raster_meta.check_readable(data, uri)
     check_extent(uri, data.shape, len(bands.read))
@@ -130,9 +122,17 @@ def _describe(uri: str, data: Any, bands: raster_meta.Bands, rule: NodataRule) -
         masked=bool(bands.alpha or bands.masks),
         access=access,
         tile=raster_meta.tile_of(data, access),
-        fingerprint=fingerprint.of_files(_files(uri, data)),
+        fingerprint=_fingerprint(uri, data),
         notes=(*frame_notes, *raster_meta.notes_of(data, bands), *nodata_notes(nodata, dtype)),
     )
+
+
+def _fingerprint(uri: str, data: Any) -> str:
+    files = _files(uri, data)
+    for file in files:
+        if stat(file) is None:
+            raise SourceError(f"{uri} refers to {file}, which does not exist")
+    return fingerprint.of_files(files)
 
 
 def _files(uri: str, data: Any) -> list[str]:

@@ -164,6 +164,9 @@ class StackSource:
     def _check_planes(self, uri: str) -> None:
         series, n = self._series, self._n_planes
         one_run = series.dataoffset is not None and len(series) == 1 and int(self._page.planarconfig) == 1
+        told = int(self._tiff.imagej_metadata.get("images", 1)) if self._tiff.is_imagej else n
+        if n < told:
+            raise SourceError(f"{uri} says it holds {told} planes but {n} can be read; it is truncated, fetch it again")
         if len(series) != n and not one_run:
             raise SourceError(f"{uri} should hold {n} planes but has {len(series)}; fetch the file again")
         if one_run and series.dataoffset + series.nbytes > self._tiff.filehandle.size:

@@ -125,6 +125,15 @@ def ome_frame(image: Multiscale, order: Order) -> tuple[Frame, list[str]]:
     return _diagonal(order.names, scale, shift, "unknown"), ["its scale has no unit: lengths are in unknown units"]
 
 
+def own_frame(attributes: Mapping[str, Any], order: Order) -> Frame | None:
+    """The whole frame as Seamline writes it under ``seamline``, None if it is not there or of other axes."""
+    own = attributes.get("seamline")
+    if not isinstance(own, Mapping) or not isinstance(own.get("frame"), dict):
+        return None
+    frame = Frame.from_json(own["frame"])
+    return frame if frame.axes == order.names else None
+
+
 def geozarr_frame(attributes: Mapping[str, Any], order: Order, to_wkt: Any) -> Frame | None:
     """Frame from the ``spatial:`` and ``proj:`` conventions, None if they are not there or not 2-D.
 

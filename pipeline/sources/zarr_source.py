@@ -15,7 +15,6 @@ from pipeline.sources import fingerprint, zarr_meta
 from pipeline.sources.base import NodataRule, SourceInfo
 from pipeline.sources.files import reason
 from pipeline.sources.names import scene_name
-from pipeline.sources.own_output import MARK
 from pipeline.sources.validity import (
     check_dtype,
     check_extent,
@@ -27,8 +26,6 @@ from pipeline.sources.validity import (
 from pipeline.store import Store, join
 from tiling import Box, Frame
 
-OWN = ("seamline", MARK)  # attributes of groups that Seamline itself wrote
-
 
 class ZarrSource:
     """One array of a zarr store (level 0 of an image) with channels (C, *spatial). See ``Source``."""
@@ -38,7 +35,7 @@ class ZarrSource:
         self._array, self._image, self._attributes, found = _array_of(node, uri)
         self._array_uri = join(uri, self._array.path) if self._array.path else uri.rstrip("/")
         self._order, axes_notes = self._find_order()
-        self._valid = _own_validity(node, self._attributes, self._array, self._order)
+        self._valid = _own_validity(node, self._array, self._order)
         self._info = self._describe(uri, nodata, [*found, *axes_notes])
 
     @property
@@ -112,6 +109,9 @@ class ZarrSource:
 
     def _frame(self) -> tuple[Frame, list[str]]:
         both = {**self._attributes, **self._array.attrs.asdict()}
+        own = zarr_meta.own_frame(both, self._order)
+        if own is not None:
+            return own, []
         geo = zarr_meta.geozarr_frame(both, self._order, _wkt)
         if geo is not None:
             return geo, []
@@ -174,13 +174,12 @@ def _dimension_names(array: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if names and all(names) else None
 
 
-def _own_validity(node: Any, attributes: Mapping[str, Any], array: Any, order: zarr_meta.Order) -> Any:
-    """The ``valid`` array beside the image of a scene that Seamline wrote, else None."""
-    if not any(key in attributes for key in OWN) or isinstance(node, zarr.Array) or "valid" not in node:
-        return None
-    valid = node["valid"]
+def _own_validity(node: Any, array: Any, order: zarr_meta.Order) -> Any:
+    """Level 0 of ``valid`` beside the image, as a scene that Seamline wrote has it, else None."""
+    valid = node.get("valid/0") if isinstance(node, zarr.Group) else None
     shape = tuple(array.shape[i] for i in order.spatial)
-    return valid if isinstance(valid, zarr.Array) and valid.shape == shape else None
+    is_ours = isinstance(valid, zarr.Array) and valid.shape == shape and valid.dtype.kind in "bu"
+    return valid if is_ours else None
 
 
 def _wkt(crs: Any) -> tuple[str, str]:
