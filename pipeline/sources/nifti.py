@@ -77,7 +77,7 @@ class NiftiSource:
         """
         if self._is_unpacked:
             return
-        plain = tempfile.TemporaryFile()
+        plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the source
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, plain, 1 << 20)

@@ -142,6 +142,8 @@ def _notes(data: Any, bands: Bands) -> Iterator[str]:
         yield f"band {', '.join(map(str, bands.alpha))} is alpha: a mask (0 is no data), not a channel"
     if bands.masks:
         yield "a mask band says where there is data"
+    elif any(str(f).lower().endswith(".msk") for f in data.files):
+        yield "the .msk beside it is not used: GDAL finds no INTERNAL_MASK_FLAGS in it"
     dtypes = {data.dtypes[b - 1] for b in bands.read}
     if len(dtypes) > 1:
         yield f"bands of {', '.join(sorted(dtypes))} are read as {pixel_dtype(data, bands)}"

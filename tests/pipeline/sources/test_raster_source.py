@@ -281,3 +281,22 @@ def test_a_vrt_whose_member_is_gone(tmp_path: Path, shared_data: Path) -> None:
     shutil.copy(shared_data / "aerial_dubai/mosaics/tile1_3_union_rgb.vrt", tmp_path / "v.vrt")
     with pytest.raises(SourceError, match=r"v\.vrt refers to .*tile3_part1\.jpg, which does not exist"):
         open_source(str(tmp_path / "v.vrt"))
+
+
+def test_a_mask_file_that_is_not_used_is_said(tmp_path: Path) -> None:
+    uri = write(tmp_path / "a.tif", image())
+    write(tmp_path / "m.tif", image(channels=1))
+    shutil.move(tmp_path / "m.tif", f"{uri}.msk")
+    source = open_source(uri)
+    assert "the .msk beside it is not used: GDAL finds no INTERNAL_MASK_FLAGS in it" in source.info.notes
+    source.close()
+
+
+def test_the_nodata_values_tag_marks_one_colour(tmp_path: Path) -> None:
+    pixels = image()
+    pixels[:, 4, 5], pixels[0, 6, 7] = 0, 0
+    uri = write(tmp_path / "a.tif", pixels, lambda data: data.update_tags(NODATA_VALUES="0 0 0"))
+    for rule, n_invalid in (("source", 1), ("none", 0)):
+        source = open_source(uri, nodata=rule)  # type: ignore[arg-type]
+        assert (~source.read(Box.of_shape(SHAPE), (0, 1, 2))[1]).sum() == n_invalid
+        source.close()

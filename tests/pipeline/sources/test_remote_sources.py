@@ -84,6 +84,7 @@ def test_side_cars_and_masks_beside_a_remote_raster_are_read(bucket: Store, tmp_
     size = {"height": 83, "width": 61, "count": 1, "dtype": "uint8", "transform": Affine(2, 0, 9, 0, -2, 9)}
     with rasterio.open(tmp_path / "m.tif", "w", driver="GTiff", **size) as data:
         data.write(mask, 1)
+        data.update_tags(INTERNAL_MASK_FLAGS_1="2", INTERNAL_MASK_FLAGS_2="2", INTERNAL_MASK_FLAGS_3="2")
     upload(bucket, "a.jpg.msk", tmp_path / "m.tif")
     source = open_source(uri)
     assert source.info.frame.unit == "m"
