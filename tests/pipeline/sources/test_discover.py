@@ -15,7 +15,7 @@ import zarr
 from affine import Affine
 
 from pipeline.errors import SourceError, UsageError
-from pipeline.sources import find_scenes, is_own_output, scene_name, scene_names
+from pipeline.sources import find_scenes, is_own_output, open_source, scene_name, scene_names
 
 
 def tif(path: Path, **tags: str) -> str:
@@ -182,3 +182,9 @@ def test_damaged_metadata_does_not_stop_the_search(tmp_path: Path) -> None:
     (tmp_path / "list.zarr").mkdir()
     (tmp_path / "list.zarr/.zattrs").write_text(json.dumps([1]))
     assert len(find_scenes([str(tmp_path)]).scenes) == 3
+
+
+def test_a_sample_scene_opens_like_a_file() -> None:
+    source = open_source("sample:64x48?seed=3")
+    assert source.info.shape == (64, 48)
+    source.close()
