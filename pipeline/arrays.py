@@ -124,9 +124,7 @@ def create_arrays(store: Store, manifest: Manifest) -> None:
             if scene.exists(f"{spec.path}/zarr.json"):
                 continue
             with writing(scene):
-                _create(
-                    zarr_store(scene), spec, spec.path, spec.shape, axes if spec.channels is None else ("c", *axes)
-                )
+                _create(zarr_store(scene), spec, spec.path, spec.shape, axes if spec.channels is None else ("c", *axes))
 
 
 def _create(

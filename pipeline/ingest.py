@@ -14,7 +14,6 @@ from pipeline.run import Run
 from pipeline.sources.base import Source
 from tiling import Box, Index
 
-
 _LARGEST = np.finfo(np.float32).max
 """The network reads float32: what is larger would reach it as infinity, and counts as not finite."""
 

@@ -29,7 +29,7 @@ from pipeline.arrays import ArrayName
 from pipeline.errors import RunError
 from pipeline.manifest import SCHEMA, Manifest
 from pipeline.models.normalise import Constants
-from pipeline.receipts import Failure, Job, Output, Receipt
+from pipeline.receipts import Failure, Job, Output, Receipt, index_of
 from pipeline.store import Store, join
 from tiling import Grid, Index
 

@@ -118,7 +118,7 @@ def _read_valid(run: Run, j: Index) -> NDArray[np.bool_]:
     box = run.grid.write(j)
     if run.receipt(Job("ingest", j)) is None:
         return np.ones(box.shape, bool)
-    return np.asarray(run.array("valid")[box.slices()]) != 0
+    return np.asarray(np.asarray(run.array("valid")[box.slices()]) != 0)
 
 
 def _read_piece(run: Run, reader: Index, writer: Index) -> Parts:

@@ -111,11 +111,7 @@ class Store:
             return None
 
     def exists(self, key: str) -> bool:
-        try:
-            self.size(key)
-        except FileNotFoundError:
-            return False
-        return True
+        return self.size_or_none(key) is not None
 
     def size(self, key: str) -> int:
         """Bytes of the object as stored. Raises FileNotFoundError if there is none."""
@@ -123,6 +119,14 @@ class Store:
             return int(obstore.head(self.client, key)["size"])
         except (NotFoundError, FileNotFoundError):
             raise FileNotFoundError(f"no {key} in {self.uri}") from None
+        except Exception as e:
+            raise StoreError(f"cannot read {join(self.uri, key)}: {first_line(e)}") from e
+
+    def size_or_none(self, key: str) -> int | None:
+        try:
+            return self.size(key)
+        except FileNotFoundError:
+            return None
 
     def put(self, key: str, data: bytes) -> None:
         """Write the object whole, over what was there."""
