@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline import pyramid
-from pipeline.receipts import Job, Receipt, Stage
+from pipeline import pyramid, spool
+from pipeline.receipts import Job, Output, Receipt, Stage
 from pipeline.run import Run
 from tiling import Index, downstream, upstream
 
@@ -97,7 +97,10 @@ class Ledger:
     def void(self, writer: Index, reader: Job) -> None:
         """A promised piece is gone: the infer job that filed it runs again, and ``reader`` waits for it."""
         job = Job("infer", writer)
-        self.lost.add(job)
+        if job in self.failed:
+            self.push(reader)  # it failed while the reader was under way: the reader does without
+            return
+        self._lose(job)
         self.done.discard(job)
         self._want(job)
         self._waits.setdefault(reader, set()).add(job)
@@ -149,37 +152,47 @@ class Ledger:
                 yield Job(below, child if level == 1 else (level - 1, *child))
 
     def _goals(self) -> Iterator[Job]:
-        return (job for job in all_jobs(self.run) if job.stage in ("ingest", "stitch", "pyramid"))
+        # infer and constants too: where nothing waits for them any more, their receipts are still counted
+        return (job for job in all_jobs(self.run) if job.stage != "spool")
 
     # resume ---------------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         """All jobs minus valid receipts. A receipt is valid if what it vouches for lies there in its size."""
         sizes = {entry.key: entry.n_bytes for entry in self.run.store.list()}
-        receipts = {r.job: r for r in self._read_receipts(sizes)}
-        intact = {job for job, r in receipts.items() if r.stage != "infer" and not r.missing and _there(r, sizes)}
-        stitched = {job.index for job in intact if job.stage == "stitch"}
+        receipts = {job: self.run.receipt(job) for job in all_jobs(self.run) if job.key in sizes}
+        whole = {job: r for job, r in receipts.items() if r is not None and not r.missing}
+        self.done = {job for job, r in whole.items() if r.stage not in ("infer", "spool") and self._intact(r, sizes)}
+        stitched = {job.index for job in self.done if job.stage == "stitch"}
+        self.done |= {job for job, r in whole.items() if r.stage == "infer" and self._filed(r, stitched, sizes)}
+        self.done |= {job for job, r in whole.items() if r.stage == "spool" and self._spooled(r, sizes)}
         for job, receipt in receipts.items():
-            if job.stage == "infer" and self._pieces_there(receipt, stitched, sizes):
-                intact.add(job)
-            if job.stage == "spool" and all(Job("ingest", j) in intact for j in self.run.grid.blocks()):
-                intact.add(job)  # its scratch is gone because nobody needs it any more
-        for job in sorted(job for job in intact if job.stage == "pyramid"):
-            if not all(child in intact for child in self._needs(job)):
-                intact.discard(job)
-        self.done = intact
-        self.lost = {job for job, r in receipts.items() if job not in intact and not r.missing}
+            if job not in self.done and (receipt is None or not receipt.missing):
+                self._lose(job)
 
-    def _read_receipts(self, sizes: Iterable[str]) -> Iterator[Receipt]:
-        for job in (job for job in all_jobs(self.run) if job.key in sizes):
-            receipt = self.run.receipt(job)
-            if receipt is not None:
-                yield receipt
+    def _lose(self, job: Job) -> None:
+        """A receipt that vouches for what is not there is removed, so that no one else trusts it."""
+        self.lost.add(job)
+        self.run.store.delete(job.key)
 
-    def _pieces_there(self, receipt: Receipt, stitched: set[Index], sizes: dict[str, int]) -> bool:
+    def _intact(self, receipt: Receipt, sizes: Mapping[str, int]) -> bool:
+        return all(self._lies(key, output, sizes) for key, output in receipt.outputs.items())
+
+    def _filed(self, receipt: Receipt, stitched: Collection[Index], sizes: Mapping[str, int]) -> bool:
+        """Whether the pieces lie there that have not been read yet."""
         readers = (receipt.index, *downstream(self.run.grid, receipt.index))
         keys = [self.run.partial_key(d, receipt.index) for d in readers if d not in stitched]
-        return all(k in receipt.outputs and sizes.get(k) == receipt.outputs[k].n_bytes for k in keys)
+        return all(k in receipt.outputs and self._lies(k, receipt.outputs[k], sizes) for k in keys)
+
+    def _spooled(self, receipt: Receipt, sizes: Mapping[str, int]) -> bool:
+        """Whether the scratch is whole, or has gone because nobody needs it any more."""
+        if all(Job("ingest", j) in self.done for j in self.run.grid.blocks()):
+            return True
+        return self._intact(receipt, sizes) and spool.stored(sizes) == receipt.pixels.get("stored_bytes")
+
+    def _lies(self, key: str, output: Output, sizes: Mapping[str, int]) -> bool:
+        # looked at again before it counts as lost: another driver may have written it while the store was listed
+        return output.n_bytes == sizes.get(key) or output.n_bytes == self.run.store.size_or_none(key)
 
 
 def all_jobs(run: Run) -> Iterator[Job]:
@@ -191,7 +204,3 @@ def all_jobs(run: Run) -> Iterator[Job]:
         yield from (Job(stage, j) for j in run.grid.blocks())
     for level in range(1, run.manifest.layout.levels):
         yield from (Job("pyramid", (level, *index)) for index in pyramid.shards(run, level))
-
-
-def _there(receipt: Receipt, sizes: dict[str, int]) -> bool:
-    return all(sizes.get(key) == output.n_bytes for key, output in receipt.outputs.items())

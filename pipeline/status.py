@@ -62,7 +62,8 @@ def read_status(run: Run) -> Status:
     infers = [r for r in receipts if r.stage == "infer"]
     missing = tuple(r.job.name for r in receipts if r.stage == "stitch" and r.missing)
     stages = _stages(run, receipts, failures)
-    complete = not missing and all(s.done == s.total for s in stages.values())
+    # the spool is scratch: once everything is ingested nobody asks for it
+    complete = not missing and all(s.done == s.total for stage, s in stages.items() if stage != "spool")
     busy = sum(r.seconds.total for r in infers)
     read = sum(run.grid.write(r.index).size for r in infers)
     return Status(

@@ -119,8 +119,8 @@ class Worker:
     # stages: read, compute, write ---------------------------------------------------------------------------
 
     def _spool(self, context: Context, job: Job, clock: Clock, missing: object) -> Done:
-        n_bytes = clock("read", lambda: spool.spool(context.run, self._source(context)))
-        return Done({}, pixels={"bytes": n_bytes})
+        spooled = clock("read", lambda: spool.spool(context.run, self._source(context)))
+        return Done(spooled.outputs, pixels={"bytes": spooled.n_bytes, "stored_bytes": spooled.stored_bytes})
 
     def _ingest(self, context: Context, job: Job, clock: Clock, missing: object) -> Done:
         run, j = context.run, job.index
