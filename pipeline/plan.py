@@ -193,8 +193,8 @@ def choose_block(
     if given:
         if len(settings.block or ()) > 1:
             return given
-        # one number for all axes: an axis that is shorter, or not tiled, takes what it needs
-        return tuple(n if b >= n or s > b else b for b, n, s in zip(given, needed, stride, strict=True))
+        # one number for all axes: an axis that is shorter, or of one window, takes what it needs
+        return tuple(n if b >= n or e <= w else b for b, n, e, w in zip(given, needed, shape, window, strict=True))
     target = {2: (BLOCK_2D,) * 2, 3: (BLOCK_3D,) * 3}[len(shape)]
     if net_ndim < len(shape):
         target = (BLOCK_SLICES, BLOCK_2D // 2, BLOCK_2D // 2)
@@ -253,6 +253,12 @@ def check_memory(plan: Plan, settings: Settings, hardware: Hardware) -> None:
 
 def adopt(planned: Manifest, found: Manifest, settings: Settings) -> None:
     """Refuse flags that contradict the manifest of the run that is resumed. Raises UsageError naming both values."""
+    if planned.numerics.algorithm != found.numerics.algorithm:
+        raise UsageError(
+            f"the run that is there was made with algorithm {found.numerics.algorithm}, and this Seamline computes "
+            f"labels with algorithm {planned.numerics.algorithm}: blocks of both must not mix; "
+            f"finish it with Seamline {found.seamline}, or choose another --out for a new run"
+        )
     explicit = {
         "block": (settings.block, planned.layout.block, found.layout.block),
         "batch": (settings.batch, planned.numerics.batch, found.numerics.batch),

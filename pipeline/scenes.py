@@ -70,16 +70,16 @@ def check_bundles(batch: Batch) -> None:
 
 
 def start_run(scene: Scene, batch: Batch) -> Run:
-    """Create the scene's run directory, or go on with the one that is there."""
+    """Create the scene's run directory, or go on with the one that is there: it may have been killed half made."""
     assert scene.plan is not None
-    if scene.found is not None:
-        create_arrays(scene.found.store, scene.found.manifest)
-        return scene.found
-    probe_output(batch.settings.out)
-    run = create_run(batch.settings.out, scene.plan.manifest)
+    if scene.found is None:
+        probe_output(batch.settings.out)
+    run = scene.found or create_run(batch.settings.out, scene.plan.manifest)
+    create_arrays(run.store, run.manifest)
     for n, bundle in enumerate(batch.bundles):
         for file in bundle_files(bundle):
-            run.bundle(n).put(file.name, file.read_bytes())
+            if not run.bundle(n).exists(file.name):
+                run.bundle(n).put(file.name, file.read_bytes())
     describe_scene(run)
     return run
 
