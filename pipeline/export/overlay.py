@@ -96,12 +96,13 @@ def _map(sheet: Sheet, plane: Plane, ruler: Ruler) -> tuple[int, int | None]:
     picture = tinted(stretch.apply(small.pixels), small.labels, plane.view, firm=firm)
     left, top = MARGIN, _HEADER
     drawn = _thick(picture)
+    times = drawn.shape[0] // picture.shape[0], drawn.shape[1] // picture.shape[1]
     sheet.put(drawn, (left, top))
-    corner = left + int(picture.shape[1]), top + int(drawn.shape[0])
-    ruler.bar(sheet, corner, 1 / small.factor, picture.shape[1])
+    corner = left + int(drawn.shape[1]), top + int(drawn.shape[0])
+    ruler.bar(sheet, corner, times[1] / small.factor, drawn.shape[1])
     boxes = busiest(small, plane.shape, DETAIL, N_DETAILS)
     for number, box in enumerate(boxes, 1):
-        a, b = (tuple(v // small.factor for v in end) for end in (box.start, box.stop))
+        a, b = (tuple(v * k // small.factor for v, k in zip(end, times, strict=True)) for end in (box.start, box.stop))
         sheet.mark((left + a[1], top + a[0], left + b[1] - 1, top + b[0] - 1), str(number))
         y = top + (number - 1) * (DETAIL + _CAPTION + GAP)
         _detail(sheet, plane, stretch, box, (corner[0] + 2 * GAP, y), number)
@@ -180,8 +181,10 @@ def _square(picture: NDArray[np.uint8], ruler: Ruler) -> NDArray[np.uint8]:
 
 
 def _thick(picture: NDArray[np.uint8], least: int = 24) -> NDArray[np.uint8]:
-    """A scene of a few rows drawn as a strip that can be seen."""
-    return picture.repeat(-(-least // picture.shape[0]), axis=0) if picture.shape[0] < least else picture
+    """A scene of a few rows or columns drawn as a strip that can be seen."""
+    for axis in (0, 1):
+        picture = picture.repeat(-(-least // min(least, picture.shape[axis])), axis=axis)
+    return picture
 
 
 def _legend(sheet: Sheet, view: MaskView, counts: Counts, top: int, right: int | None) -> None:

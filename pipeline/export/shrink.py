@@ -78,6 +78,7 @@ def shrink(plane: Plane, factor: int) -> Small:
     )
     # whole cells, so that none has to be put together from two reads
     side = tuple(max(factor, b // factor * factor) for b in plane.view.block[-2:])
+    fringe = _Fringe(plane.shape[1])
     for box in lattice(Box.of_shape(plane.shape), side):
         cells = tuple(slice(a // factor, -(-b // factor)) for a, b in zip(box.start, box.stop, strict=True))
         pixels, known = plane.pixels(box)
@@ -86,17 +87,44 @@ def shrink(plane: Plane, factor: int) -> Small:
         small.pixels[:, *cells] = [cell_sums(band, factor) / np.maximum(n_known, 1) for band in pixels]
         small.known[cells] = n_known > 0
         small.labels[cells] = _most_frequent(labels, factor)
-        small.borders[cells] = cell_sums(borders(labels, plane.view.nodata_index), factor)
+        met = borders(labels, plane.view.nodata_index, *fringe.before(box, labels))
+        small.borders[cells] = cell_sums(met, factor)
     return small
 
 
-def borders(labels: NDArray[Any], first_missing: int) -> NDArray[np.int64]:
-    """1 for each pixel whose right or lower neighbour is of another class (nodata is none)."""
-    out = np.zeros(labels.shape, dtype=np.int64)
-    real = labels < first_missing
-    out[:, :-1] |= (labels[:, 1:] != labels[:, :-1]) & real[:, 1:] & real[:, :-1]
-    out[:-1] |= (labels[1:] != labels[:-1]) & real[1:] & real[:-1]
-    return out
+class _Fringe:
+    """The last labels of the boxes above and to the left, so that borders along a cut are counted too."""
+
+    def __init__(self, width: int) -> None:
+        self._row: NDArray[Any] = np.zeros((1, width), np.uint16)
+        self._column: NDArray[Any] = np.zeros((0, 0), np.uint16)
+
+    def before(self, box: Box, labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """``above`` and ``left`` of this box (see ``borders``); boxes must come in row-major order."""
+        (y, x), columns = box.start, slice(box.start[1], box.stop[1])
+        above = self._row[: min(y, 1), columns].copy()
+        left = self._column if x else labels[:, :0]
+        self._row[:, columns], self._column = labels[-1:], labels[:, -1:]
+        return above, left
+
+
+def borders(labels: NDArray[Any], first_missing: int, above: NDArray[Any], left: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether the left or the upper neighbour of a pixel is of another class (nodata is none).
+
+    ``above`` (1, w) and ``left`` (h, 1) are the labels beyond the edge, of length 0 where there are none.
+    """
+    return _changes(labels, first_missing, above, 0) | _changes(labels, first_missing, left, 1)
+
+
+def _changes(labels: NDArray[Any], first_missing: int, before: NDArray[Any], axis: int) -> NDArray[np.bool_]:
+    if before.shape[axis] == 0:  # a pixel differs from nothing that is not there
+        before = labels.take([0], axis)
+    padded = np.concatenate([before, labels], axis)
+    real = padded < first_missing
+    size = labels.shape[axis]
+    this, that = np.arange(1, size + 1), np.arange(size)
+    changed: NDArray[np.bool_] = padded.take(this, axis) != padded.take(that, axis)
+    return changed & real.take(this, axis) & real.take(that, axis)
 
 
 def cell_sums(values: NDArray[Any], factor: int) -> NDArray[np.float64]:
