@@ -22,6 +22,7 @@ class DataConfig(Frozen):
     images, masks globs; then ``splits`` shares the pictures out by position (train, val, test fractions)
     masks_hold    "classes": each pixel is a class ``value``; "instances": every non-zero pixel is class 1
     ignore        mask values that carry no label
+    bands         which channels of the images are read, where they have more than the model: "4,1,2" or names
     """
 
     table: str | None = None
@@ -33,6 +34,7 @@ class DataConfig(Frozen):
     splits: tuple[Fraction, Fraction, Fraction] = (0.7, 0.15, 0.15)
     masks_hold: Literal["classes", "instances"] = "classes"
     ignore: tuple[int, ...] = ()
+    bands: str | None = None
 
     @model_validator(mode="after")
     def _one_of_two_forms(self) -> Self:

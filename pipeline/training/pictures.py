@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import SourceError, UsageError
 from pipeline.histogram import Histogram
 from pipeline.models.spec import ClassSpec
+from pipeline.sources import choose_channels, open_source
 from pipeline.training.config import DataConfig
+from tiling import Box
 
 IGNORE = 255
 
@@ -80,14 +82,14 @@ def _from_globs(data: DataConfig) -> list[Pair]:
 
 
 def read_pictures(
-    pairs: Sequence[Pair], data: DataConfig, classes: Sequence[ClassSpec], n_channels: int
+    pairs: Sequence[Pair], data: DataConfig, classes: Sequence[ClassSpec], channels: Sequence[str]
 ) -> list[Picture]:
     """Every pair as pictures: one, or one per slice (y, x) of a volume. Raises SourceError, naming the file."""
-    return [p for pair in pairs for p in _pictures(pair, data, classes, n_channels)]
+    return [p for pair in pairs for p in _pictures(pair, data, classes, channels)]
 
 
-def _pictures(pair: Pair, data: DataConfig, classes: Sequence[ClassSpec], n_channels: int) -> list[Picture]:
-    image, valid = read_image(pair.image, n_channels)
+def _pictures(pair: Pair, data: DataConfig, classes: Sequence[ClassSpec], channels: Sequence[str]) -> list[Picture]:
+    image, valid = read_image(pair.image, channels, data.bands)
     mask = read_mask(pair.mask)
     if mask.shape != image.shape[1:]:
         raise SourceError(f"{pair.mask} has shape {mask.shape}, its image {pair.image} {image.shape[1:]}")
@@ -117,21 +119,26 @@ def to_indices(mask: NDArray[Any], data: DataConfig, classes: Sequence[ClassSpec
     return indices
 
 
-def read_image(path: str, n_channels: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """``(C, [z,] y, x)`` as stored, and validity ``([z,] y, x)``."""
-    import rasterio
-
-    with rasterio.open(path) as file:
-        image = file.read(list(range(1, n_channels + 1)))
-        valid = file.dataset_mask() > 0
-    if image.dtype.kind == "f":
-        valid &= np.isfinite(image).all(0)
-    return image, valid
+def read_image(path: str, channels: Sequence[str], bands: str | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """``(C, [z,] y, x)`` as stored, and validity ``([z,] y, x)``; channels are chosen as a run chooses them."""
+    source = open_source(path)
+    try:
+        chosen = choose_channels(source.info, channels, bands)
+        return source.read(Box((0,) * len(source.info.shape), source.info.shape), chosen)
+    finally:
+        source.close()
 
 
 def read_mask(path: str) -> NDArray[Any]:
-    import rasterio
-
-    with rasterio.open(path) as file:
-        mask: NDArray[Any] = file.read(1)
-    return mask
+    """``([z,] y, x)`` as stored: every value counts, also one the file calls nodata. Raises SourceError."""
+    source = open_source(path, nodata="none")
+    try:
+        info = source.info
+        if len(info.channels) != 1:
+            raise SourceError(
+                f"{path} has the channels {', '.join(info.channels)}: a mask has one, holding class values"
+            )
+        mask: NDArray[Any] = source.read(Box((0,) * len(info.shape), info.shape), (0,))[0][0]
+        return mask
+    finally:
+        source.close()

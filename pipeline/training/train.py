@@ -63,7 +63,7 @@ def train(config: TrainConfig, report: Report | None = None) -> Path:
 def _read(config: TrainConfig) -> dict[str, list[Picture]]:
     pairs = list_pairs(config.data)
     read = {
-        split: read_pictures([p for p in pairs if p.split == split], config.data, config.classes, len(config.channels))
+        split: read_pictures([p for p in pairs if p.split == split], config.data, config.classes, config.channels)
         for split in ("train", "val", "test")
     }
     for split in ("train", "val"):
