@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from flows.serial import SerialEngine
 from pipeline import spool
 from pipeline.errors import SeamlineError
 from pipeline.ledger import Ledger
+from pipeline.manifest import Numerics
 from pipeline.scenes import Batch, Scene, check_bundles, start_run
 from pipeline.settings import Settings
 from pipeline.status import Status, read_status
@@ -65,7 +66,7 @@ def run_batch(batch: Batch, *, on_event: Callable[[Event], None] = lambda _: Non
             results.append(_rejected(scene, e))
     if ledgers:
         meter = _Meter(on_event)
-        engine = make_engine(batch.settings)
+        engine = make_engine(batch.settings, [ledger.run.manifest.numerics for _, ledger in ledgers])
         try:
             given_up = run_jobs(
                 [ledger for _, ledger in ledgers], engine, attempts=batch.settings.attempts, on_event=meter
@@ -77,16 +78,18 @@ def run_batch(batch: Batch, *, on_event: Callable[[Event], None] = lambda _: Non
     return results
 
 
-def make_engine(settings: Settings) -> Engine:
-    """In this process for one worker; Ray for more, or where a cluster is named by RAY_ADDRESS."""
+def make_engine(settings: Settings, numerics: Sequence[Numerics]) -> Engine:
+    """The engine for runs of these ``numerics``: GPU workers if one needs them, and CPUs for the most threads."""
     if engine_name(settings) == "serial":
         return SerialEngine()
     from flows.workers import RayEngine
 
-    return RayEngine(settings)
+    cuda = any(n.device == "cuda" for n in numerics)
+    return RayEngine(settings, device="cuda" if cuda else "cpu", threads=max(n.threads for n in numerics))
 
 
 def engine_name(settings: Settings) -> Literal["serial", "ray"]:
+    """In this process for one worker; Ray for more, or where a cluster is named by RAY_ADDRESS."""
     if settings.engine != "auto":
         return settings.engine
     return "ray" if settings.workers > 1 or os.environ.get("RAY_ADDRESS") else "serial"

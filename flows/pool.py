@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -23,12 +24,13 @@ from tiling import Index
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A job of one run, as it is sent to a worker."""
+    """A job of one run, as it is sent to a worker. ``device`` is what it needs: every worker has a cpu."""
 
     uri: str
     job: Job
     missing: tuple[Index, ...]
     attempt: int
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,21 @@ class Outcome:
     receipt: Receipt | None = None
     error: BaseException | None = None
     lost: bool = False
+    worker: str = ""
 
 
 class Engine(Protocol):
-    """Runs orders somewhere. ``room`` is how many more it takes now; ``wait`` returns what has ended."""
+    """Runs orders somewhere. ``room`` is how many more it takes now, perhaps 0; ``wait`` returns what has ended."""
 
     def room(self) -> int: ...
 
     def submit(self, order: Order) -> None: ...
 
     def wait(self, seconds: float) -> Sequence[Outcome]:
-        """What ended within ``seconds``, perhaps nothing. Raises RunError if it can never go on."""
+        """What ended within ``seconds``, perhaps nothing. Raises StuckError if it can never go on.
+
+        Only a call with nothing to return may last that long: an outcome is handed over at once.
+        """
         ...
 
     def close(self) -> None: ...
@@ -72,12 +78,20 @@ class Tries:
 
     attempts: Counter[Job] = field(default_factory=Counter)
     losses: Counter[Job] = field(default_factory=Counter)
+    heals: Counter[Job] = field(default_factory=Counter)
     not_before: dict[Job, float] = field(default_factory=dict)
     fatal: BaseException | None = None
 
 
 MAX_LOSSES = 3
 """Workers that may die over one job before it is quarantined as poison."""
+
+MAX_HEALS = 3
+"""Pieces that may turn out to be gone for one job before that counts as a failure of the job."""
+
+
+class StuckError(RunError):
+    """No worker can take the jobs that are left: of one run if it is an outcome's error, of all if it is raised."""
 
 
 def run_jobs(
@@ -90,14 +104,19 @@ def run_jobs(
 ) -> dict[str, BaseException]:
     """Drive every ledger to its end. Returns the runs that were given up as a whole, uri -> why.
 
-    A failed block does not stop the rest. What stops a whole run is a source that changed, or a store that
-    refuses to be written: going on would only fail every block in turn.
+    A failed block does not stop the rest. What stops a whole run is a source that changed, a store that refuses
+    to be read or written, or the lack of a worker: going on would only fail every block in turn.
     """
     pool = _Pool(list(ledgers), engine, attempts, on_event)
-    while pool.start() or pool.in_flight:
-        for outcome in engine.wait(tick):
+    while pool.start():
+        try:
+            outcomes = engine.wait(tick)
+        except StuckError as e:
+            pool.stop(e)
+            break
+        for outcome in outcomes:
             pool.take(outcome)
-    return {ledger.run.uri: t.fatal for ledger, t in zip(pool.ledgers, pool.tries, strict=True) if t.fatal}
+    return {ledger.run.uri: t.fatal for ledger, t in pool.runs() if t.fatal}
 
 
 class _Pool:
@@ -107,56 +126,89 @@ class _Pool:
         self.at = {ledger.run.uri: n for n, ledger in enumerate(ledgers)}
         self.in_flight: set[tuple[str, Job]] = set()
 
+    def runs(self) -> list[tuple[Ledger, Tries]]:
+        return list(zip(self.ledgers, self.tries, strict=True))
+
     def start(self) -> bool:
-        """Submit what may start while there is room; whether anything is in flight, or waits for its time."""
+        """Submit what may start while there is room; False when nothing is in flight and nothing can come of waiting.
+
+        An engine without room may have some later. One with room, and jobs that remain though none of them is in
+        flight, waits for its time, or may start, is a mistake in the ledger: an error rather than a loop for ever.
+        """
         waiting = False
-        for ledger, tries in zip(self.ledgers, self.tries, strict=True):
-            if tries.fatal:
-                continue
-            waiting |= self._start_of(ledger, tries)
+        for ledger, tries in self.runs():
             if self.engine.room() <= 0:
                 break
-        return waiting or bool(self.in_flight)
+            if not tries.fatal:
+                with _fatal_store(tries):
+                    waiting |= self._start_of(ledger, tries)
+        if self.in_flight or waiting:
+            return True
+        left = {
+            ledger.run.uri: ledger.remaining for ledger, tries in self.runs() if ledger.remaining and not tries.fatal
+        }
+        if left and self.engine.room() > 0:
+            raise RunError(f"jobs remain that wait for none that runs: {left}; this is a mistake in Seamline")
+        return bool(left)
+
+    def stop(self, error: StuckError) -> None:
+        """Give up every run that has work left."""
+        for ledger, tries in self.runs():
+            if ledger.remaining and not tries.fatal:
+                tries.fatal = error
 
     def _start_of(self, ledger: Ledger, tries: Tries) -> bool:
+        """Submit jobs of one run; whether some of them wait for their time."""
         later = []
         while self.engine.room() > 0 and (job := ledger.pop()) is not None:
             if culprit := ledger.hopeless(job):
                 self._give_up(ledger, job, f"{culprit} failed before it", "", 0, "")
-                continue
-            if tries.not_before.get(job, 0.0) > time.monotonic():
+            elif tries.not_before.get(job, 0.0) > time.monotonic():
                 later.append(job)
-                continue
-            self.in_flight.add((ledger.run.uri, job))
-            attempt = tries.attempts[job] + tries.losses[job] + 1
-            self.engine.submit(Order(ledger.run.uri, job, ledger.missing(job), attempt))
+            else:
+                self._submit(ledger, tries, job)
         for job in later:
             ledger.push(job)
         return bool(later)
+
+    def _submit(self, ledger: Ledger, tries: Tries, job: Job) -> None:
+        attempt = tries.attempts[job] + tries.losses[job] + 1
+        device = ledger.run.manifest.numerics.device if job.stage == "infer" else "cpu"
+        self.in_flight.add((ledger.run.uri, job))
+        self.engine.submit(Order(ledger.run.uri, job, ledger.missing(job), attempt, device))
 
     def take(self, outcome: Outcome) -> None:
         order = outcome.order
         self.in_flight.discard((order.uri, order.job))
         ledger, tries = self.ledgers[self.at[order.uri]], self.tries[self.at[order.uri]]
-        if outcome.receipt is not None:
-            ledger.complete(outcome.receipt)
-            self.on_event(Event("done", ledger, order.job, outcome.receipt))
-        elif isinstance(outcome.error, MissingPieceError):
-            self._heal(ledger, order, outcome.error)
-        elif isinstance(outcome.error, SourceChangedError):
-            tries.fatal = outcome.error
-        else:
-            self._retry(ledger, tries, outcome)
+        with _fatal_store(tries):
+            if outcome.receipt is not None:
+                ledger.complete(outcome.receipt)
+                self.on_event(Event("done", ledger, order.job, outcome.receipt))
+            elif receipt := self._done_elsewhere(ledger, order.job):
+                ledger.complete(receipt)
+                self.on_event(Event("done", ledger, order.job, receipt))
+            elif isinstance(outcome.error, MissingPieceError):
+                self._heal(ledger, tries, order, outcome.error)
+            elif isinstance(outcome.error, SourceChangedError | StuckError):
+                tries.fatal = tries.fatal or outcome.error
+            else:
+                self._retry(ledger, tries, outcome)
 
-    def _heal(self, ledger: Ledger, order: Order, error: MissingPieceError) -> None:
-        """Another driver may have stitched the block and removed its pieces; else the piece's writer runs again."""
-        receipt = ledger.run.receipt(order.job)
-        if receipt is not None and not receipt.missing:
-            ledger.complete(receipt)
-            self.on_event(Event("done", ledger, order.job, receipt))
-            return
-        ledger.void(error.writer, order.job)
-        self.on_event(Event("healed", ledger, order.job, message=f"runs infer {error.writer} again: {error}"))
+    @staticmethod
+    def _done_elsewhere(ledger: Ledger, job: Job) -> Receipt | None:
+        """The receipt of another driver, who did the job meanwhile and may have removed what it reads."""
+        receipt = ledger.run.receipt(job)
+        return None if receipt is None or receipt.missing else receipt
+
+    def _heal(self, ledger: Ledger, tries: Tries, order: Order, error: MissingPieceError) -> None:
+        """The piece's writer runs again."""
+        tries.heals[order.job] += 1
+        if tries.heals[order.job] > MAX_HEALS:
+            self._retry(ledger, tries, Outcome(order, error=error))
+        else:
+            ledger.void(error.writer, order.job)
+            self.on_event(Event("healed", ledger, order.job, message=f"runs infer {error.writer} again: {error}"))
 
     def _retry(self, ledger: Ledger, tries: Tries, outcome: Outcome) -> None:
         order, error = outcome.order, outcome.error
@@ -167,12 +219,11 @@ class _Pool:
             tries.not_before[order.job] = time.monotonic() + min(0.2 * 2 ** counter[order.job], 10.0)
             self.on_event(Event("retry", ledger, order.job, message=message))
             ledger.push(order.job)
-            return
-        if isinstance(error, StoreError):
-            tries.fatal = error
-            return
-        detail = "".join(traceback.format_exception(error)) if error else ""
-        self._give_up(ledger, order.job, message, detail, counter[order.job], "")
+        elif isinstance(error, StoreError):
+            tries.fatal = tries.fatal or error
+        else:
+            detail = "".join(traceback.format_exception(error)) if error else ""
+            self._give_up(ledger, order.job, message, detail, counter[order.job], outcome.worker)
 
     def _give_up(self, ledger: Ledger, job: Job, message: str, detail: str, attempts: int, worker: str) -> None:
         failure = Failure(
@@ -189,5 +240,10 @@ class _Pool:
         self.on_event(Event("failed", ledger, job, message=message))
 
 
-class StuckError(RunError):
-    """No worker can take the jobs that are left."""
+@contextmanager
+def _fatal_store(tries: Tries) -> Iterator[None]:
+    """A store that refuses the loop's own reads and writes ends that run, not the loop."""
+    try:
+        yield
+    except StoreError as e:
+        tries.fatal = tries.fatal or e

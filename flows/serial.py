@@ -31,7 +31,7 @@ class SerialEngine:
         try:
             receipt = self.worker.run(order.uri, order.job, missing=order.missing, attempt=order.attempt)
         except Exception as e:  # noqa: BLE001 - the loop quarantines and names it
-            return (Outcome(order, error=e),)
+            return (Outcome(order, error=e, worker=self.worker.name),)
         return (Outcome(order, receipt=receipt),)
 
     def close(self) -> None:

@@ -92,7 +92,9 @@ def clean(run: Run, j: Index) -> None:
 
 def tally(manifest: Manifest, out: Parts, overlap: NDArray[np.bool_]) -> dict[str, int]:
     """Pixels by outcome and class; ``overlap`` and ``disagree`` count predicted pixels that two or more windows saw."""
-    counts = np.bincount(out["labels"].ravel(), minlength=manifest.unresolved_code + 1)
+    # row by row: bincount widens what it is given to 8 bytes a pixel
+    n_codes = manifest.unresolved_code + 1
+    counts = sum((np.bincount(row.ravel(), minlength=n_codes) for row in out["labels"]), np.zeros(n_codes, np.int64))
     n_classes = len(manifest.spec.classes)
     named = {f"class:{c.name}": int(counts[n]) for n, c in enumerate(manifest.spec.classes)}
     return {
