@@ -87,6 +87,8 @@ class AugmentConfig(Frozen):
     scale       a crop is taken at a zoom between 1/scale and scale
     brightness  up to this is added to all channels;  contrast  gains up to 1 +- this about the crop's mean
     colour      per channel: gain up to 1 +- this, and half of this added
+    hue         of three channels: colours turn about the grey axis by up to this share of half a turn either way,
+                and their saturation changes by up to half of this. Grey stays grey, which ``colour`` does not keep
     """
 
     flips: bool = True
@@ -95,6 +97,7 @@ class AugmentConfig(Frozen):
     brightness: float = Field(default=0.0, ge=0)
     contrast: float = Field(default=0.0, ge=0, lt=1)
     colour: float = Field(default=0.0, ge=0, lt=1)
+    hue: float = Field(default=0.0, ge=0, le=1)
 
 
 class ValidationConfig(Frozen):
@@ -150,6 +153,8 @@ class TrainConfig(Frozen):
                 raise ValueError(f"{field} must be a multiple of the divisor {self.divisor}, got {side}")
         if 2 * self.validation.overlap > (self.window or self.crop):
             raise ValueError(f"validation.overlap must be at most half the window, got {self.validation.overlap}")
+        if self.augment.hue and len(self.channels) != 3:
+            raise ValueError(f"augment.hue needs three channels, there are {len(self.channels)}")
         weights = self.optimiser.class_weights
         if weights is not None and len(weights) != len(self.classes):
             raise ValueError(f"optimiser.class_weights has {len(weights)} numbers for {len(self.classes)} classes")

@@ -73,10 +73,22 @@ def _turned(
 
 
 def _recoloured(x: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Contrast about the crop's mean, brightness, then a gain and an offset per channel."""
+    """Hue, contrast about the crop's mean, brightness, then a gain and an offset per channel."""
+    if augment.hue:
+        x = _rotated_hue(x, augment.hue * np.pi * rng.uniform(-1, 1), 1 + augment.hue / 2 * rng.uniform(-1, 1))
     c = x.shape[0]
     gain, shift = 1 + augment.contrast * rng.uniform(-1, 1), augment.brightness * rng.uniform(-1, 1)
     gains = torch.tensor(1 + augment.colour * rng.uniform(-1, 1, (c, 1, 1)), dtype=torch.float32)
     shifts = torch.tensor(augment.colour / 2 * rng.uniform(-1, 1, (c, 1, 1)), dtype=torch.float32)
     middle = x.mean()
     return ((x - middle) * gain + middle + shift) * gains + shifts
+
+
+def _rotated_hue(x: Tensor, angle: float, saturation: float) -> Tensor:
+    """``(3, y, x)`` with colours turned about the grey axis (Rodrigues' formula) and their distance from it scaled."""
+    grey = x.mean(0, keepdim=True)
+    off = x - grey
+    # the unit vector of grey is (1, 1, 1) / sqrt(3): its cross product with a colour, component by component
+    across = torch.stack([off[2] - off[1], off[0] - off[2], off[1] - off[0]]) / np.sqrt(3)
+    turned: Tensor = grey + saturation * (np.cos(angle) * off + np.sin(angle) * across)
+    return turned

@@ -62,6 +62,20 @@ def test_colour_changes_leave_targets_and_invalid_pixels_alone() -> None:
     assert torch.equal(target, plain.batch(0, 4)[1])
 
 
+def test_hue_turns_colours_and_leaves_grey_alone() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 16, 16)).astype(np.uint8)
+    image[:, :8] = image[0, :8]
+    p = Picture("p", image, np.ones((16, 16), bool), np.zeros((16, 16), np.uint8))
+    plain, turned = (crops(p, flips=False, rot90=False, hue=h).batch(3, 1)[0][0] for h in (0.0, 1.0))
+    torch.testing.assert_close(turned[:, :8], plain[:, :8])
+    assert (turned[:, 8:] - plain[:, 8:]).abs().mean() > 0.5
+    torch.testing.assert_close(turned.mean(0), plain.mean(0), rtol=1e-4, atol=1e-4)
+    chroma = [(t - t.mean(0)).norm(dim=0)[8:] for t in (turned, plain)]
+    ratio = chroma[0] / chroma[1]
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-3)  # a rotation and one gain
+
+
 def test_all_eight_turns_occur() -> None:
     p = picture((16, 16))
     seen = {crops(p).batch(step, 1)[1].numpy().tobytes() for step in range(80)}
