@@ -74,9 +74,10 @@ class Ruler:
             return cls()
         return cls((along[-2], along[-1]), _UNITS.get(view.frame.unit))
 
-    def bar(self, sheet: Sheet, corner: tuple[int, int], drawn_per_pixel: float, width: int) -> None:
-        """A scale bar in the lower right corner of a picture ``width`` wide, if it has a unit."""
-        if self.unit is None or width < 120:
+    def bar(self, sheet: Sheet, corner: tuple[int, int], drawn_per_pixel: float, shape: tuple[int, ...]) -> None:
+        """A scale bar in the lower right corner of a picture, if there is a unit and it is large enough."""
+        height, width = shape[:2]
+        if self.unit is None or width < 120 or height < 80:
             return
         per_drawn = self.spacing[1] / drawn_per_pixel
         length = round_length(per_drawn * width / 4)
@@ -99,12 +100,12 @@ def _map(sheet: Sheet, plane: Plane, ruler: Ruler) -> tuple[int, int | None]:
     times = drawn.shape[0] // picture.shape[0], drawn.shape[1] // picture.shape[1]
     sheet.put(drawn, (left, top))
     corner = left + int(drawn.shape[1]), top + int(drawn.shape[0])
-    ruler.bar(sheet, corner, times[1] / small.factor, drawn.shape[1])
-    boxes = busiest(small, plane.shape, DETAIL, N_DETAILS)
+    ruler.bar(sheet, corner, times[1] / small.factor, drawn.shape)
+    boxes = busiest(small, plane.shape, DETAIL, N_DETAILS, len(plane.view.classes))
     for number, box in enumerate(boxes, 1):
         a, b = (tuple(v * k // small.factor for v, k in zip(end, times, strict=True)) for end in (box.start, box.stop))
         sheet.mark((left + a[1], top + a[0], left + b[1] - 1, top + b[0] - 1), str(number))
-        y = top + (number - 1) * (DETAIL + _CAPTION + GAP)
+        y = top + (number - 1) * (box.shape[0] + _CAPTION + GAP)
         _detail(sheet, plane, stretch, box, (corner[0] + 2 * GAP, y), number)
     return corner[1], corner[0] if boxes else None
 
@@ -116,7 +117,7 @@ def _pair(sheet: Sheet, small: Small, stretch: Stretch, view: MaskView, ruler: R
     sheet.put(left, (MARGIN, _HEADER))
     sheet.put(right, (MARGIN + GAP + left.shape[1], _HEADER))
     corner = MARGIN + GAP + 2 * int(left.shape[1]), _HEADER + int(left.shape[0])
-    ruler.bar(sheet, corner, scale / small.factor, left.shape[1])
+    ruler.bar(sheet, corner, scale / small.factor, left.shape)
     return corner[1]
 
 
@@ -153,7 +154,7 @@ def _volume(sheet: Sheet, plane: Plane, ruler: Ruler) -> int:
         sheet.text((x, corner[1] + 4), f"z = {z} of {view.shape[0]}", 14, faint=True)
         x = corner[0] + GAP
     shrunk = masked.shape[1] / plane.shape[1]
-    ruler.bar(sheet, corner, shrunk, masked.shape[1])
+    ruler.bar(sheet, corner, shrunk, masked.shape)
     return corner[1] + _CAPTION
 
 

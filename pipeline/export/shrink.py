@@ -150,41 +150,61 @@ def _most_frequent(labels: NDArray[Any], factor: int) -> NDArray[Any]:
     return winner
 
 
-def busiest(small: Small, shape: tuple[int, int], side: int, n: int) -> list[Box]:
-    """Up to ``n`` boxes of ``side`` pixels that do not meet, those first in which most class borders run.
+def busiest(small: Small, shape: tuple[int, int], side: int, n: int, n_classes: int) -> list[Box]:
+    """Up to ``n`` boxes of ``side`` pixels that do not meet, those first in which most happens.
 
-    The candidates start at every half side; equal ones in reading order, so the choice is the same every time.
+    That is: class borders, times the square of how many classes fill a hundredth of the box or more. The
+    candidates start at every half side; equal ones in reading order, so the choice is the same every time.
     They are taken well apart if that can be had, else side by side. Boxes without a border are not chosen.
     """
-    table = np.zeros((small.borders.shape[0] + 1, small.borders.shape[1] + 1), dtype=np.int64)
-    table[1:, 1:] = small.borders.cumsum(axis=0).cumsum(axis=1)
-    found = [
-        _candidate(table, small.factor, shape, side, y, x)
-        for y in _starts(shape[0], side)
-        for x in _starts(shape[1], side)
-    ]
-    ranked = [box for score, box in sorted(found, key=lambda pair: (-pair[0], pair[1].start)) if score]
-    chosen: list[Box] = []
-    for apart in (max(shape) // 4, 0):
-        for box in ranked:
-            if len(chosen) < n and all(_far(box, other, max(side, apart)) for other in chosen):
-                chosen.append(box)
-    return chosen
+    rows, columns = (_starts(extent, side) for extent in shape)
+    sides = min(side, shape[0]), min(side, shape[1])
+    spans = [_cells(at, length, small.factor) for at, length in zip((rows, columns), sides, strict=True)]
+    met = _window_sums(small.borders, *spans)
+    area = _window_sums(np.ones(small.labels.shape, np.int64), *spans)
+    present = np.zeros(met.shape, dtype=np.int64)
+    for index in np.unique(small.labels[small.labels < n_classes]):
+        present += _window_sums(small.labels == index, *spans) * 100 >= area
+    score = (met * present**2).ravel()
+    ranked = np.argsort(-score, kind="stable")[: np.count_nonzero(score)]
+    starts = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    chosen: list[NDArray[np.int64]] = []
+    for apart in (max(max(shape) // 4, side), side):
+        while len(chosen) < n:
+            ranked = ranked[_far_from(starts[ranked], chosen, apart)]
+            if not ranked.size:
+                break
+            chosen.append(starts[ranked[0]])
+        ranked = np.argsort(-score, kind="stable")[: np.count_nonzero(score)]
+    return [Box((int(y), int(x)), (int(y) + sides[0], int(x) + sides[1])) for y, x in chosen]
 
 
-def _far(one: Box, other: Box, least: int) -> bool:
-    return max(abs(a - b) for a, b in zip(one.start, other.start, strict=True)) >= least
+def _far_from(starts: NDArray[np.int64], chosen: list[NDArray[np.int64]], least: int) -> NDArray[np.bool_]:
+    far = np.ones(len(starts), dtype=np.bool_)
+    for other in chosen:
+        far &= np.abs(starts - other).max(axis=1) >= least
+    return far
 
 
-def _starts(extent: int, side: int) -> list[int]:
+def _starts(extent: int, side: int) -> NDArray[np.int64]:
     last = max(0, extent - side)
-    return sorted({*range(0, last, max(1, side // 2)), last})
+    return np.unique([*range(0, last, max(1, side // 2)), last]).astype(np.int64)
 
 
-def _candidate(
-    table: NDArray[np.int64], factor: int, shape: tuple[int, int], side: int, y: int, x: int
-) -> tuple[int, Box]:
-    box = Box((y, x), (min(y + side, shape[0]), min(x + side, shape[1])))
-    (t, left), (b, right) = ((v // factor for v in corner) for corner in (box.start, box.stop))
-    b, right = max(b, t + 1), max(right, left + 1)
-    return int(table[b, right] - table[t, right] - table[b, left] + table[t, left]), box
+def _cells(starts: NDArray[np.int64], length: int, factor: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last-but-one cell of windows of ``length`` pixels; one cell at least."""
+    first = starts // factor
+    return first, np.maximum((starts + length) // factor, first + 1)
+
+
+def _window_sums(
+    values: NDArray[Any],
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+    columns: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """Sums over all windows (rows x columns), from a table of sums over corners."""
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=np.int64)
+    table[1:, 1:] = values.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    bands = table[rows[1]] - table[rows[0]]
+    out: NDArray[np.int64] = bands[:, columns[1]] - bands[:, columns[0]]
+    return out

@@ -84,7 +84,7 @@ class TestDetails:
         labels[30:60:4, 40:90] = 2
         view = masks.view(labels)
         small = shrink(Plane(view, picture(labels.shape, 1), None, (0,)), 2)
-        first, second = busiest(small, labels.shape, 200, 3)  # a third would hold no border
+        first, second = busiest(small, labels.shape, 200, 3, 3)  # a third would hold no border
         assert first.contains(Box((620, 1010), (680, 1090)))
         assert second.contains(Box((30, 40), (60, 90)))
 
@@ -92,7 +92,7 @@ class TestDetails:
     def test_they_are_boxes_of_the_scene(self, masks: Any, seed: int, factor: int, side: int) -> None:
         labels = np.random.default_rng(seed).integers(0, 3, (71, 103)).astype(np.uint8)
         small = shrink(Plane(masks.view(labels), picture(labels.shape, 1), None, (0,)), factor)
-        boxes = busiest(small, labels.shape, side, 3)
+        boxes = busiest(small, labels.shape, side, 3, 3)
         assert 1 <= len(boxes) <= 3
         for k, box in enumerate(boxes):
             assert Box.of_shape(labels.shape).contains(box)
