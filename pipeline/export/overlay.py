@@ -55,7 +55,7 @@ def export_overlay(
     _legend(sheet, view, counts, bottom, right)
     _title(sheet, view, counts)
     with placed(target, ".png") as whole:
-        sheet.finished().save(whole, optimize=True)
+        sheet.finished().save(whole, compress_level=6)
     return Exported(str(target), size_on_disk(target))
 
 
