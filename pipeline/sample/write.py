@@ -174,6 +174,10 @@ def _zarr_array(whole: Path, name: str, scene: Landscape | Phantom, is_truth: bo
         "version": "0.5",
         "multiscales": [multiscale(name, scene.frame, [level], "none", bool(n_channels))],
     }
+    if n_channels:
+        named = zip(("red", "green", "blue"), ("FF0000", "00FF00", "0000FF"), strict=True)
+        window = {"min": 0, "max": 255, "start": 0, "end": 255}
+        ome["omero"] = {"channels": [{"label": n, "color": c, "active": True, "window": window} for n, c in named]}
     about: dict[str, Any] = {"frame": scene.frame.to_json(), "sample": repr(scene)}
     group.attrs.update({"ome": ome, "seamline": about})
 

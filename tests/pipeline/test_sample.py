@@ -26,6 +26,7 @@ from pipeline.sample import (
     write_sample,
 )
 from pipeline.sample.noise import noise, noise_at
+from pipeline.sources.opening import open_source
 from tiling import Box, Frame
 
 BIG = Landscape((200_000, 199_999), seed=3)
@@ -219,6 +220,13 @@ class TestWrite:
         np.testing.assert_array_equal(zarr.open_array(tmp_path / "t.zarr" / "0", mode="r")[:], truth)
         assert Frame.from_json(stored.attrs["seamline"]["frame"]) == scene.frame
         yaozarrs.validate_zarr_store(str(tmp_path / "a.zarr"))
+
+    def test_our_own_sources_read_them_back(self, tmp_path: Path) -> None:
+        for name in ("a.zarr", "a.tif"):
+            scene = write_sample(tmp_path / name, (61, 47), seed=1)
+            info = open_source(str(tmp_path / name)).info
+            assert (info.shape, info.channels) == ((61, 47), ("red", "green", "blue"))
+            assert info.frame.matrix == scene.frame.matrix
 
     def test_sizes(self) -> None:
         assert sample_scene(9).shape == (9, 9)
