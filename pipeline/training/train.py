@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 from pipeline.histogram import Histogram
 from pipeline.models.determinism import set_determinism
 from pipeline.models.folder import write_bundle, write_whole
@@ -46,8 +47,10 @@ def train(config: TrainConfig, report: Report | None = None) -> Path:
     """Train, keep the weights of the best validation, score them on the held-out split, write the bundle.
 
     ``report`` is called with each record of ``training.jsonl`` as it is made. Raises UsageError for data
-    without training or validation pictures, SourceError for a file that cannot be read.
+    without training or validation pictures and for a run that diverges, SourceError for a file that cannot be
+    read, StoreError where nothing can be written.
     """
+    _prepare(_work(config))
     set_determinism(threads=config.threads)
     torch.manual_seed(config.seed)
     pictures = _read(config)
@@ -144,17 +147,24 @@ def _learn(
     started = time.monotonic()
     while learner.step < config.optimiser.steps:
         x, target = crops.batch(learner.step, config.optimiser.batch)
-        losses.append(learner.learn(x, target))
+        losses.append(_finite(learner.learn(x, target), learner.step))
         if learner.step % config.validation.every and learner.step != config.optimiser.steps:
             continue
         record = _validate(config, spec, splits["val"], learner, float(np.mean(losses)))
         records.append({**record, "seconds": round(time.monotonic() - started, 1)})
         losses, started = [], time.monotonic()
-        work.mkdir(parents=True, exist_ok=True)
         write_whole(log, _lines(records))
         learner.save(checkpoint, question)
         report(records[-1])
     return records
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        raise UsageError(
+            f"training diverged: the loss is {loss} at step {step}; lower optimiser.lr or raise its warmup"
+        )
+    return loss
 
 
 def _crops(config: TrainConfig, split: Split) -> Crops:
@@ -224,6 +234,14 @@ def question_of(config: TrainConfig) -> str:
 def _work(config: TrainConfig) -> Path:
     out = Path(config.out)
     return out.with_name(out.name + ".training")
+
+
+def _prepare(work: Path) -> None:
+    """Make the folder of the checkpoint now: better to find no room for the result before the work than after."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StoreError(f"out: cannot write beside {work.with_suffix('')}: {e.strerror}; choose another out") from e
 
 
 def _lines(records: Sequence[dict[str, Any]]) -> bytes:

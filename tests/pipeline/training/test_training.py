@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import SourceError, UsageError
+from pipeline.errors import SourceError, StoreError, UsageError
 from pipeline.models.bundle import load_model, read_spec
 from pipeline.models.normalise import Constants, resolve
 from pipeline.models.pack import check
@@ -137,6 +137,17 @@ def test_data_without_a_split_or_with_a_broken_file_is_named(make_config: MakeCo
     (data / "i1.png").write_bytes((data / "i1.png").read_bytes()[:200])
     with pytest.raises(SourceError, match=r"i1\.png"):
         train(make_config())
+
+
+def test_a_run_that_diverges_says_so(make_config: MakeConfig) -> None:
+    with pytest.raises(UsageError, match=r"training diverged: the loss is (nan|inf) at step \d+; lower optimiser\.lr"):
+        train(make_config(optimiser={"lr": 1e30, "warmup": 0}))
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(make_config: MakeConfig, data: Path) -> None:
+    (data / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"out: cannot write beside .*file/bundle: .*; choose another out"):
+        train(make_config(out=str(data / "file" / "bundle")))
 
 
 # pieces ---------------------------------------------------------------------------------------------------
