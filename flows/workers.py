@@ -22,8 +22,8 @@ from pipeline.worker import Worker
 LOCAL_PATIENCE, CLUSTER_PATIENCE = 120.0, 900.0
 """Seconds without a living actor after which a run is stuck; a cluster may first have to start a node."""
 
-MAX_STILLBORN = 5
-"""Actors that may die in a row before one of them lived."""
+MAX_STILLBORN = 3
+"""Actors per slot that may die as they start, with none alive, before the run is stuck."""
 
 COOLEST = 30.0
 """Seconds at most before a dead actor is replaced: 0.5, doubled with each death since a job last went well."""
@@ -204,7 +204,7 @@ class RayEngine:
         now = time.monotonic()
         if any(slot.alive for slot in self._slots):
             self._lived = now
-        elif self._stillborn >= MAX_STILLBORN:
+        elif self._stillborn >= MAX_STILLBORN * len(self._slots):
             raise stuck(
                 f"{self._stillborn} workers died as they started", now - self._lived, self._gpu, self._last_words
             )
