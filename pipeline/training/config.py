@@ -57,6 +57,7 @@ class NetworkConfig(Frozen):
 class OptimiserConfig(Frozen):
     """AdamW: ``lr`` rises linearly over ``warmup`` steps, then falls along a half cosine to 0.
 
+    stop                 end after this many steps of that schedule; default all
     dice, cross_entropy  weights of the two terms of the loss
     class_weights        of the cross entropy, one per class
     average              decay of the running mean of the weights that is validated and kept; 0 for none
@@ -64,6 +65,7 @@ class OptimiserConfig(Frozen):
     """
 
     steps: Count = 2000
+    stop: Count | None = None
     batch: Count = 8
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -73,6 +75,10 @@ class OptimiserConfig(Frozen):
     class_weights: tuple[float, ...] | None = None
     average: float = Field(default=0.99, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def last_step(self) -> int:
+        return min(self.stop or self.steps, self.steps)
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:

@@ -145,10 +145,10 @@ def _learn(
     crops = _crops(config, splits["train"])
     losses: list[float] = []
     started = time.monotonic()
-    while learner.step < config.optimiser.steps:
+    while learner.step < config.optimiser.last_step:
         x, target = crops.batch(learner.step, config.optimiser.batch)
         losses.append(_finite(learner.learn(x, target), learner.step))
-        if learner.step % config.validation.every and learner.step != config.optimiser.steps:
+        if learner.step % config.validation.every and learner.step != config.optimiser.last_step:
             continue
         record = _validate(config, spec, splits["val"], learner, float(np.mean(losses)))
         records.append({**record, "seconds": round(time.monotonic() - started, 1)})
@@ -220,14 +220,15 @@ def _facts(config: TrainConfig, splits: dict[str, Split], learner: Learner) -> d
     return {
         "Pictures": ", ".join(f"{len(s.pictures)} {name}" for name, s in splits.items()),
         "Parameters": f"{n_parameters(learner.averaged):,}",
-        "Steps": f"{config.optimiser.steps} of {config.optimiser.batch} crops of {config.crop} pixels",
+        "Steps": f"{config.optimiser.last_step} of {config.optimiser.batch} crops of {config.crop} pixels",
         "Kept": f"the weights after step {learner.best_step} (validation mean IoU {100 * learner.best_score:.1f} %)",
     }
 
 
 def question_of(config: TrainConfig) -> str:
     """A digest of everything in the config that decides the weights."""
-    beside = {"out", "resume", "description", "data_source", "device"}
+    beside: dict[str, Any] = {"out": True, "resume": True, "description": True, "data_source": True, "device": True}
+    beside["optimiser"] = {"stop"}
     return hashlib.sha256(config.model_dump_json(exclude=beside).encode()).hexdigest()
 
 

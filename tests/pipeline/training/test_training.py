@@ -107,6 +107,15 @@ def test_a_killed_run_resumes_to_the_same_bytes(make_config: MakeConfig, data: P
     assert [{**r, "seconds": 0} for r in logs[0]] == [{**r, "seconds": 0} for r in logs[1]]
 
 
+def test_a_run_stopped_early_is_the_start_of_the_whole_one(make_config: MakeConfig, data: Path) -> None:
+    records: dict[str, list[dict[str, Any]]] = {"short": [], "whole": []}
+    for name, options in (("short", {"stop": 20}), ("whole", {})):
+        train(make_config(out=str(data / name), optimiser=options), records[name].append)
+    assert [r["step"] for r in records["short"]] == [10, 20]
+    assert [r["loss"] for r in records["short"]] == [r["loss"] for r in records["whole"][:2]]
+    assert "Steps: 20 of 4 crops" in (data / "short" / "README.md").read_text()
+
+
 def test_a_checkpoint_of_other_settings_is_not_continued(make_config: MakeConfig) -> None:
     def die(record: dict[str, Any]) -> None:
         raise KilledError
