@@ -115,24 +115,27 @@ def zarr_store(store: Store, *, read_only: bool = False) -> ObjectStore[Any]:
 
 
 def create_arrays(store: Store, manifest: Manifest) -> None:
-    """Create every array of the run that is not there yet; existing ones are left as they are."""
-    scene = store.within(SCENE)
+    """Create every array of the run that is not there yet; existing ones are left as they are.
+
+    Made in memory and put if absent: two drivers may start at once, and zarr's own create looks and then writes.
+    """
+    memory = MemoryStore()
     axes = manifest.frame.axes
     for name in [*array_names(manifest), *(["image"] if manifest.layout.image == "in-place" else [])]:
         for level in levels_of(manifest, name):  # type: ignore[arg-type]
             spec = array_spec(manifest, name, level)  # type: ignore[arg-type]
-            if scene.exists(f"{spec.path}/zarr.json"):
-                continue
-            with writing(scene):
-                _create(zarr_store(scene), spec, spec.path, spec.shape, axes if spec.channels is None else ("c", *axes))
+            _create(memory, spec, spec.path, spec.shape, axes if spec.channels is None else ("c", *axes))
+    put_absent(store.within(SCENE), memory)
+
+
+def put_absent(store: Store, memory: MemoryStore) -> None:
+    """Write every object of ``memory`` that ``store`` does not have."""
+    for key, document in memory._store_dict.items():
+        store.put_if_absent(key, document.to_bytes())
 
 
 def _create(
-    store: ObjectStore[Any] | MemoryStore,
-    spec: ArraySpec,
-    name: str,
-    shape: tuple[int, ...],
-    axes: tuple[str, ...] | None = None,
+    store: MemoryStore, spec: ArraySpec, name: str, shape: tuple[int, ...], axes: tuple[str, ...] | None = None
 ) -> zarr.Array[Any]:
     return zarr.create_array(
         store,

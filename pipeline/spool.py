@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import MemoryStore
 
-from pipeline.arrays import writing, zarr_store
+from pipeline.arrays import put_absent, writing, zarr_store
 from pipeline.errors import SourceError
 from pipeline.ingest import slab_boxes
 from pipeline.receipts import Output
@@ -71,9 +72,8 @@ def spool(run: Run, source: Source) -> Spooled:
     chunk = (boxes[0].shape[0], *(min(_TILE, e) for e in info.shape[1:]))
     store = run.store.within(SCRATCH)
     n_bytes = 0
-    with writing(store):
-        pixels = _create(store, "pixels", (len(channels), *info.shape), (len(channels), *chunk), str(info.dtype))
-        valid = _create(store, "valid", info.shape, chunk, "uint8")
+    pixels = _create(store, "pixels", (len(channels), *info.shape), (len(channels), *chunk), str(info.dtype))
+    valid = _create(store, "valid", info.shape, chunk, "uint8")
     for box in boxes:
         data, ok = source.read(box, channels)
         with writing(store):
@@ -95,27 +95,16 @@ def forget(run: Run) -> None:
 
 
 def _create(store: Store, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> zarr.Array[Any]:
-    target = zarr_store(store)
-    if store.exists(f"{name}/zarr.json"):
-        return _array(zarr.open_array(target, path=name, mode="r+"))
-    # empty chunks too: a chunk that is absent has been lost
-    created = zarr.create_array(
-        target,
-        name=name,
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        fill_value=0,
-        config={"write_empty_chunks": True},
-    )
-    return _array(created)
+    memory = MemoryStore()
+    zarr.create_array(memory, name=name, shape=shape, chunks=chunks, dtype=dtype, fill_value=0)
+    put_absent(store, memory)
+    array = zarr.open_array(zarr_store(store), path=name, mode="r+")
+    assert isinstance(array, zarr.Array)
+    # empty chunks too: a chunk that is absent has been lost (open_array takes a configuration and ignores it)
+    return array.with_config({"write_empty_chunks": True})
 
 
 def _open(store: Store, name: str) -> zarr.Array[Any]:
-    return _array(zarr.open_array(zarr_store(store, read_only=True), path=name, mode="r"))
-
-
-def _array(opened: object) -> zarr.Array[Any]:
-    assert isinstance(opened, zarr.Array)
-    # open_array takes a configuration and ignores it (zarr 3.1.6)
-    return opened.with_config({"write_empty_chunks": True})
+    array = zarr.open_array(zarr_store(store, read_only=True), path=name, mode="r")
+    assert isinstance(array, zarr.Array)
+    return array
