@@ -86,6 +86,9 @@ class Slab:
         self.ramps = grid.ramps(blend)
         self.row = self.reach.start[0]
         self.sums = Sums.zeros(n_scores, (grid.window[0], *self.reach.shape[1:]), device)
+        # scratch for one window: allocated anew each time, it would fragment the heap
+        self._scaled = torch.empty((n_scores, *grid.window), dtype=torch.float32, device=device)
+        self._quantised = torch.empty((n_scores, *grid.window), dtype=torch.int32, device=device)
         # of a function, not of a method: a slab that held a cache that holds the slab would outlive its block
         self._weight = lru_cache(maxsize=4)(partial(window_weight, grid, self.ramps, device))
 
@@ -100,8 +103,9 @@ class Slab:
         here, there = inside.slices(box.start), inside.slices((self.row, *self.reach.start[1:]))
         weight = self._weight(tuple((i > 0, i < a.n_windows - 1) for i, a in zip(k, self.grid.axes, strict=True)))
         cropped = (slice(None), *here)
-        mine = Sums((scores[cropped] * weight[here]).mul_(SCORE_ONE).round_().to(torch.int32), vote[here], _NONE)
-        self.sums[there].add_(mine)
+        torch.mul(scores[cropped], weight[here], out=self._scaled[cropped]).mul_(SCORE_ONE).round_()
+        self._quantised[cropped].copy_(self._scaled[cropped])
+        self.sums[there].add_(Sums(self._quantised[cropped], vote[here], _NONE))
 
     def finish(self) -> Iterator[tuple[Box, Sums]]:
         """The rows that are left once every window has been added."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from math import prod
 import numpy as np
 
 from pipeline.manifest import Manifest
-from tiling import Grid, Index, pieces
+from pipeline.sources.base import GDAL_CACHE_BYTES
+from tiling import Grid, Index, pieces, seam_pixels
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one worker above its loaded, warmed-up model, at the worst block, by stage."""
+    """Bytes of one worker above its loaded, warmed-up model, at the worst block: a cache that stays, and each stage."""
 
+    cache: int
     ingest: int
     infer: int
     stitch: int
@@ -24,26 +27,29 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        return max(self.ingest, self.infer, self.stitch, self.pyramid)
+        return self.cache + max(self.ingest, self.infer, self.stitch, self.pyramid)
 
 
 def plan_memory(manifest: Manifest) -> MemoryPlan:
-    """Sum what each stage holds at once, over the fullest block."""
+    """Sum what each stage holds at once, over the fullest block. Held to measurements by ``tests/scale``."""
     grid, source = manifest.grid, manifest.question.source
     j = fullest_block(grid)
-    item = np.dtype(source.dtype).itemsize
-    label = np.dtype(manifest.label_dtype).itemsize
-    channels, k, ndim = len(source.channels), manifest.spec.n_scores, grid.ndim
+    pixel = len(source.channels) * np.dtype(source.dtype).itemsize
     block = grid.write(j).size
-    ingest = block * (2 * channels * item + 2)
-    infer = _infer(manifest, grid, j, channels, item, label)
-    per_pixel = label + 2 + (2 * k if manifest.question.save_scores else 0)
-    coming = sum(piece_bytes(k) * b.size for b in pieces(grid, j).forward.values())
-    low = sum(piece_bytes(k) * b.size for b in pieces(grid, j).low)
-    stitch = block * (2 * per_pixel + 2 + 8) + 2 * (coming + low)
-    rows = prod(min(2 * s, e) for s, e in zip((manifest.layout.chunk[0], *grid.block[1:]), grid.extent, strict=True))
-    pyramid = block * (channels * item + label) + rows * (channels * (item + 1) + label + 20 // 2**ndim + 8)
-    return MemoryPlan(ingest, infer, stitch, pyramid)
+    rows = min(2 * manifest.layout.chunk[0], grid.extent[0]) * prod(
+        min(2 * b, e) for b, e in zip(grid.block[1:], grid.extent[1:], strict=True)
+    )
+    halving = rows * (2 * pixel + 2) + rows // 2**grid.ndim * 32  # what is read, and sums in double precision
+    return MemoryPlan(
+        cache=0 if source.format in _WITHOUT_GDAL else GDAL_CACHE_BYTES,
+        ingest=block * (2 * pixel + 3),
+        infer=_infer(manifest, grid, j, pixel),
+        stitch=_stitch(manifest, grid, j),
+        pyramid=block * (pixel + 2) + halving,
+    )
+
+
+_WITHOUT_GDAL = ("nifti", "zarr", "tiff-stack", "sample", "array")
 
 
 def piece_bytes(n_scores: int) -> int:
@@ -53,12 +59,10 @@ def piece_bytes(n_scores: int) -> int:
 
 def seam_bytes(manifest: Manifest) -> int:
     """Bytes of all partials of the run, if they lay there at once; an upper bound of what does."""
-    grid, k = manifest.grid, manifest.spec.n_scores
+    grid = manifest.grid
     total = 0
     for j in grid.blocks():
-        parts = pieces(grid, j)
-        total += piece_bytes(k) * sum(b.size for b in (*parts.low, *parts.forward.values()))
-        total += parts.settled.size * (3 + (2 * k if manifest.question.save_scores else 0))
+        total += _filed(manifest, grid, j) + _settled(manifest, grid, j)
     return total
 
 
@@ -73,15 +77,38 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _infer(manifest: Manifest, grid: Grid, j: Index, channels: int, item: int, label: int) -> int:
-    k, window = manifest.spec.n_scores, prod(grid.window)
-    read = grid.read(j).size * (channels * item + 2)
-    slab = grid.window[0] * prod(grid.reach(j).shape[1:]) * (4 * k + 5)
-    parts = pieces(grid, j)
-    kept = 2 * k if manifest.question.save_scores else 0
-    settled = parts.settled.size * (label + 2 + kept)
-    filed = piece_bytes(k) * sum(b.size for b in (*parts.low, *parts.forward.values()))
-    one_window = window * (channels * 4 + 1) * manifest.numerics.batch + window * (3 * 4 * k + 16)
-    largest = max([settled + filed // 3, *(piece_bytes(k) * b.size for b in parts.forward.values())])
-    deciding = slab  # the head of the slab is decided while the slab is held
-    return read + slab + deciding + settled + filed + one_window + 2 * largest
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can (glibc): freed blocks would count as used."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if release is not None:
+        release(0)
+
+
+def _infer(manifest: Manifest, grid: Grid, j: Index, pixel: int) -> int:
+    k, window, batch = manifest.spec.n_scores, prod(grid.window), manifest.numerics.batch
+    across = prod(grid.reach(j).shape[1:])
+    read = grid.read(j).size * (pixel + 1)
+    slab = grid.window[0] * across * (4 * k + 5)
+    one_window = window * (8 * k + 16) + batch * window * (len(manifest.question.source.channels) * 4 + 1)
+    deciding = grid.stride[0] * across * (4 + 4 + 16 + (8 * k if manifest.question.save_scores else 0))
+    return read + slab + one_window + deciding + _settled(manifest, grid, j) + _filed(manifest, grid, j)
+
+
+def _stitch(manifest: Manifest, grid: Grid, j: Index) -> int:
+    """Its pieces and the forward neighbours' (as many as its own), the arrays they become, and four masks."""
+    block, kept = grid.write(j).size, _kept(manifest)
+    label = np.dtype(manifest.label_dtype).itemsize
+    return _settled(manifest, grid, j) + block * (label + 2 + kept + 4) + 2 * _filed(manifest, grid, j)
+
+
+def _settled(manifest: Manifest, grid: Grid, j: Index) -> int:
+    label = np.dtype(manifest.label_dtype).itemsize
+    return pieces(grid, j).settled.size * (label + 2 + _kept(manifest))
+
+
+def _filed(manifest: Manifest, grid: Grid, j: Index) -> int:
+    return piece_bytes(manifest.spec.n_scores) * seam_pixels(grid, j)
+
+
+def _kept(manifest: Manifest) -> int:
+    return 2 * manifest.spec.n_scores if manifest.question.save_scores else 0

@@ -13,14 +13,12 @@ failures/<stage>/ one object per job that failed for good
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -29,6 +27,7 @@ from pipeline.arrays import ArrayName
 from pipeline.errors import RunError
 from pipeline.manifest import SCHEMA, Manifest
 from pipeline.models.normalise import Constants
+from pipeline.partials import pack, unpack
 from pipeline.receipts import Failure, Job, Output, Receipt, index_of
 from pipeline.store import Store, join
 from tiling import Grid, Index
@@ -98,16 +97,14 @@ class Run:
     def partial_key(self, reader: Index, writer: Index) -> str:
         """Where block ``writer`` files what block ``reader`` will need of it."""
         name = OWN if reader == writer else "from-" + ".".join(map(str, writer))
-        return f"{self.partials_of(reader)}/{name}.npz"
+        return f"{self.partials_of(reader)}/{name}.seam"
 
     @staticmethod
     def partials_of(reader: Index) -> str:
         return "partials/" + ".".join(map(str, reader))
 
     def write_partial(self, reader: Index, writer: Index, parts: Mapping[str, NDArray[Any]]) -> dict[str, Output]:
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **dict(parts))
-        return self.write_bytes(self.partial_key(reader, writer), buffer.getvalue())
+        return self.write_bytes(self.partial_key(reader, writer), pack(parts))
 
     def read_partial(self, reader: Index, writer: Index) -> dict[str, NDArray[Any]]:
         """The parts by name. Raises FileNotFoundError where the piece is gone, or is not what was written."""
@@ -118,8 +115,7 @@ class Run:
         if expected is None or expected.sha256 != hashlib.sha256(data).hexdigest():
             self.store.delete(key)
             raise FileNotFoundError(f"{join(self.uri, key)} is not what its receipt says; it has been removed")
-        with np.load(io.BytesIO(data), allow_pickle=False) as parts:
-            return {name: parts[name] for name in parts.files}
+        return unpack(data)
 
     # constants ------------------------------------------------------------------------------------------
 

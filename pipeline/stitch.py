@@ -24,8 +24,8 @@ class MissingPieceError(FileNotFoundError):
         super().__init__(message)
         self.writer = writer
 
-    def __reduce__(self) -> tuple[type[MissingPieceError], tuple[Index, str]]:
-        return type(self), (self.writer, str(self))  # it travels from workers, and exceptions pickle their args alone
+    def __reduce__(self) -> tuple[type[MissingPieceError], tuple[Index, str], dict[str, object]]:
+        return type(self), (self.writer, str(self)), self.__dict__  # workers send it: the default drops the writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class Worker:
         context.run.record(receipt)
         if job.stage == "stitch" and not missing:
             stitch.clean(context.run, job.index)
+        memory.trim()
         return receipt
 
     def close(self) -> None:

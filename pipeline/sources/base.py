@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from tiling import Box, Frame
 
+GDAL_CACHE_BYTES = 64 << 20
+"""GDAL's cache of decoded tiles, of the whole process; blocks are read in whole tiles, so a row of tiles is plenty."""
+
 NodataRule = float | Literal["source", "none"]
 
 

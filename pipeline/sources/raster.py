@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from pipeline.errors import SourceError
 from pipeline.sources import fingerprint, raster_meta
-from pipeline.sources.base import NodataRule, SourceInfo
+from pipeline.sources.base import GDAL_CACHE_BYTES, NodataRule, SourceInfo
 from pipeline.sources.files import normal, reason, sibling, stat
 from pipeline.sources.names import scene_name
 from pipeline.sources.validity import (
@@ -28,7 +28,11 @@ from pipeline.store import is_local, split
 from tiling import Box
 
 # a cut JPEG is otherwise completed in grey with a mere warning; overviews are never what we want to read
-_ENV = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", "GDAL_PAM_ENABLED": "YES"}
+_ENV = {
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+    "GDAL_PAM_ENABLED": "YES",
+    "GDAL_CACHEMAX": GDAL_CACHE_BYTES,
+}
 _FORMATS = {"GTiff": "geotiff", "JP2OpenJPEG": "jpeg2000"}
 
 
