@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 from typer.main import get_command
@@ -24,8 +24,16 @@ def settings_table() -> str:
         flag = _flag(flags[name]) if name in flags else "only in a file"
         default = "required" if field.is_required() else shown(field.get_default())
         said = field.description or (_what(flags[name]) if name in flags else "")
-        rows.append((f"`{name}`", flag, default, said.partition("  [default")[0]))
+        parts = [said.partition("[default")[0].strip(), ", ".join(f"`{c}`" for c in choices(field.annotation))]
+        rows.append((f"`{name}`", flag, default, ": ".join(filter(None, parts))))
     return table(("key in a file", "flag", "default", "what"), rows)
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """The words that a setting takes, if it takes words."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(choice for part in get_args(annotation) for choice in choices(part))
 
 
 def command_table(*path: str) -> str:

@@ -97,7 +97,7 @@ def folder_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for place in (
         "pipeline.scenes.plan_batch",
-        "pipeline.run.open_run",
+        "pipeline.runs.open_runs",
         "pipeline.sample.write_sample",
         "pipeline.training.train.train",
         "pipeline.models.bundle.shipped",
