@@ -204,7 +204,9 @@ def test_a_failure_that_passes_is_repeated(case: Case) -> None:
     ledger, given_up = drive(run, engine, on_event=events.append)
     assert (given_up, ledger.failed) == ({}, set())
     assert engine.counts[job] == 2
-    assert [(e.kind, e.job, e.message) for e in events if e.kind != "done"] == [("retry", job, "BlockError: a hiccup")]
+    (retry,) = [e for e in events if e.kind != "done"]
+    assert (retry.kind, retry.job) == ("retry", job)
+    assert "a hiccup" in retry.message
     receipt = run.receipt(job)
     assert receipt is not None
     assert receipt.attempt == 2
@@ -220,7 +222,7 @@ def test_a_failure_that_stays_is_quarantined_after_so_many_attempts(case: Case, 
     assert engine.counts[job] == attempts
     (failure,) = run.failures()
     assert (failure.stage, failure.index, failure.attempts, failure.worker) == ("infer", (0, 1), attempts, "w")
-    assert failure.error == "BlockError: broken"
+    assert "broken" in failure.error
     assert "BlockError: broken" in failure.detail
 
 

@@ -1,0 +1,230 @@
+"""The Prefect flow. It drives the very same loop; the disk decides, Prefect watches.
+
+Tasks are stages of an invocation, not blocks: blocks are repeated by the loop alone, so tasks have no retries, and
+nothing is cached, because what is done is told by receipts. Importing this module imports Prefect.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect import Flow, State, flow, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
+from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
+
+from flows.batch import SceneResult, export_results, hardware_for, run_batch
+from flows.pool import Event
+from pipeline.scenes import Batch, plan_batch
+from pipeline.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ExportKind = Literal["cog", "png", "overlay", "nifti", "zarr"]
+"""The keys of ``pipeline.export.EXPORTS``, spelt out so that a form can offer them."""
+
+EVERY_SECONDS = 2.0
+"""Between two updates of the progress artifact: each is a request."""
+
+SHOWN = 5
+"""Scenes that a failed flow run names in its message."""
+
+
+def stage(name: str) -> Callable[[F], Any]:
+    """A task that is neither repeated nor cached nor stored."""
+    return task(name=name, retries=0, cache_policy=NO_CACHE, persist_result=False)
+
+
+@flow(name="segment", retries=0, persist_result=False, validate_parameters=True)
+def segment(paths: list[str], settings: Settings, to: list[ExportKind] | None = None) -> State[Any]:
+    """Segment scenes into stitched masks; run it again with the same parameters to resume.
+
+    paths     files, folders, globs or bucket prefixes
+    settings  as on the command line, with the same checks
+    to        formats to export finished masks to, into ``exports/`` of each run
+
+    Completed if every scene is complete, with the JSON objects of ``segment --json`` as its result; else Failed,
+    with the blocks that are missing and the command that goes on in its message.
+    """
+    batch = plan(paths, settings)
+    return conclusion(work(batch, to or (), _ignore), resume_command(paths, settings))
+
+
+def segment_batch(
+    batch: Batch, to: Sequence[str] = (), on_event: Callable[[Event], None] = lambda _: None
+) -> list[SceneResult]:
+    """The same as a flow run for scenes that are planned already, for the command line; never raises for a scene."""
+    results: list[SceneResult] = []
+
+    def watched(scenes: list[str], settings: Settings, to: list[str]) -> State[Any]:
+        results.extend(work(batch, to, on_event))
+        return conclusion(results, resume_command(scenes, settings))
+
+    run: Flow[..., State[Any]] = flow(name="segment", retries=0, persist_result=False)(watched)
+    state = run([scene.uri for scene in batch.scenes], batch.settings, list(to), return_state=True)
+    if not results:  # the work itself broke, which no SceneResult tells
+        state.result(raise_on_failure=True)
+    return results
+
+
+def work(batch: Batch, to: Sequence[str], on_event: Callable[[Event], None]) -> list[SceneResult]:
+    """The tasks after the plan, inside a flow run."""
+    # quoted, because Prefect would otherwise look into every array and handle for futures
+    results: list[SceneResult] = blocks(quote(batch), quote(on_event))
+    if to:
+        results = export(quote(results), list(to))
+    create_table_artifact(table_of(results), key="segment-scenes", description="Scenes of this run of `segment`")
+    return results
+
+
+@stage("plan")
+def plan(paths: list[str], settings: Settings) -> Batch:
+    """Find the scenes and plan each; nothing is written."""
+    return plan_batch(paths, settings, hardware_for(settings))
+
+
+@stage("blocks")
+def blocks(batch: Batch, on_event: Callable[[Event], None]) -> list[SceneResult]:
+    """The one loop, for all stages of all scenes."""
+    watch = Watch({scene.name: scene.plan.blocks for scene in batch.planned if scene.plan})
+
+    def both(event: Event) -> None:
+        watch(event)
+        on_event(event)
+
+    try:
+        return run_batch(batch, on_event=both)
+    finally:
+        watch.tell()
+
+
+@stage("export")
+def export(results: list[SceneResult], kinds: list[str]) -> list[SceneResult]:
+    """Export every complete scene; what cannot be written is told in its result and stops no other."""
+    return export_results(results, kinds)
+
+
+class Watch:
+    """The progress artifact of a flow run: the share of blocks inferred and stitched, at most every two seconds."""
+
+    def __init__(self, planned: dict[str, int]) -> None:
+        self.progress = Progress(planned)
+        self._artifact: UUID | None = None
+        self._told = -EVERY_SECONDS
+
+    def __call__(self, event: Event) -> None:
+        self.progress(event)
+        if time.monotonic() - self._told >= EVERY_SECONDS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Update the artifact. A server that is away for a while misses an update; the run goes on."""
+        self._told = time.monotonic()
+        percent, text = self.progress.percent, self.progress.text
+        with suppress(HTTPError, PrefectException):
+            if self._artifact is None:
+                self._artifact = _created(create_progress_artifact(percent, key="segment-blocks", description=text))
+            else:
+                update_progress_artifact(self._artifact, percent, description=text)
+
+
+def _created(artifact: object) -> UUID:
+    """Prefect's functions are typed for async callers as well."""
+    assert isinstance(artifact, UUID)
+    return artifact
+
+
+class Progress:
+    """How far a batch is, from its events alone: blocks inferred and stitched, of earlier invocations too.
+
+    planned  scene -> blocks of its plan; a run that is resumed may be cut otherwise, and then counts as it is
+    """
+
+    def __init__(self, planned: dict[str, int]) -> None:
+        self._total = {scene: 2 * n for scene, n in planned.items()}
+        self._done: dict[str, int] = {}
+        self._failed = 0
+
+    def __call__(self, event: Event) -> None:
+        ledger, scene = event.ledger, event.ledger.run.manifest.scene
+        if scene not in self._done:  # the ledger has this event in it already
+            self._total[scene] = 2 * sum(1 for _ in ledger.run.grid.blocks())
+            self._done[scene] = sum(1 for job in ledger.done if job.stage in ("infer", "stitch"))
+        elif event.kind == "done" and event.job.stage in ("infer", "stitch"):
+            self._done[scene] += 1
+        self._failed += event.kind == "failed"
+
+    @property
+    def percent(self) -> float:
+        total = sum(self._total.values())
+        return min(100.0, 100.0 * sum(self._done.values()) / total) if total else 100.0
+
+    @property
+    def text(self) -> str:
+        failed = f"; {self._failed} jobs failed" if self._failed else ""
+        return f"{sum(self._done.values())} of {sum(self._total.values())} blocks inferred and stitched{failed}"
+
+
+def table_of(results: Sequence[SceneResult]) -> list[dict[str, Any]]:
+    """One row a scene, of what a table can show."""
+    return [
+        {
+            "scene": r.name,
+            "status": r.fate,
+            "windows": r.status.windows_total if r.status else 0,
+            "windows run": r.windows_run_now,
+            "seconds": round(r.seconds, 1),
+            "Mpx/s": r.status.mpx_per_second if r.status else 0.0,
+            "run": r.status.run if r.status else "",
+            "exports": ", ".join(r.exports.values()),
+            "error": "; ".join(filter(None, (r.error, r.export_error))),
+        }
+        for r in results
+    ]
+
+
+def conclusion(results: Sequence[SceneResult], command: str) -> State[Any]:
+    """The state of the flow run: only a batch without a hole in it is Completed."""
+    bad = [r for r in results if r.fate != "complete" or r.export_error]
+    if not bad:
+        return Completed(message=f"{len(results)} scenes are complete", data=[r.to_json() for r in results])
+    named = [f"{r.name} is {_fate(r)}: {r.error or r.export_error or 'jobs remain'}" for r in bad[:SHOWN]]
+    more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+    return Failed(
+        message="; ".join([f"{len(bad)} of {len(results)} scenes", *named, *more]) + f". Go on with: {command}"
+    )
+
+
+def _fate(result: SceneResult) -> str:
+    return "not exported" if result.fate == "complete" else result.fate
+
+
+def resume_command(paths: Sequence[str], settings: Settings) -> str:
+    """The command line that asks the same question again: every flag that differs from its default."""
+    flags: list[str] = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name == "attempts" or (name != "model" and value == field.default):
+            continue
+        flag = "--" + name.replace("_", "-")
+        for part in value if name == "model" else (value,):
+            flags += [flag] if part is True else [flag, _text(part)]
+    return shlex.join(["python", "-m", "pipeline", "segment", *paths, *flags])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _ignore(event: Event) -> None:
+    return
