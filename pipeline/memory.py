@@ -17,7 +17,7 @@ from tiling import Grid, Index, pieces, seam_pixels
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of one worker above its loaded, warmed-up model, at the worst block: a cache that stays, and each stage."""
+    """Bytes of one worker above its loaded, warmed-up model, at the worst block: what stays, and each stage."""
 
     cache: int
     ingest: int
@@ -41,13 +41,16 @@ def plan_memory(manifest: Manifest) -> MemoryPlan:
     )
     halving = rows * (2 * pixel + 2) + rows // 2**grid.ndim * 32  # what is read, and sums in double precision
     return MemoryPlan(
-        cache=0 if source.format in _WITHOUT_GDAL else GDAL_CACHE_BYTES,
+        cache=THREAD_BYTES + (0 if source.format in _WITHOUT_GDAL else GDAL_CACHE_BYTES),
         ingest=block * (2 * pixel + 3),
         infer=_infer(manifest, grid, j, pixel),
         stitch=_stitch(manifest, grid, j),
         pyramid=block * (pixel + 2) + halving,
     )
 
+
+THREAD_BYTES = 32 << 20
+"""What the threads of codecs and stores come to hold between jobs, however large the scene; measured."""
 
 _WITHOUT_GDAL = ("nifti", "zarr", "tiff-stack", "sample", "array")
 

@@ -5,6 +5,7 @@ python tests/scale/worker_memory.py SCENE.tif FOLDER K BLOCK
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ import torch
 from flows.pool import Event, run_jobs
 from flows.serial import SerialEngine
 from pipeline.ledger import Ledger
-from pipeline.memory import plan_memory
+from pipeline.memory import plan_memory, trim
 from pipeline.models.spec import ModelSpec
 from pipeline.plan import Hardware, make_plan
 from pipeline.run import Run, create_run
@@ -74,18 +75,25 @@ def prepare(scene: str, folder: str, n_classes: int, block: int) -> Run:
     return create_run(folder, plan.manifest)
 
 
-def measure(scene: str, folder: str, n_classes: int, block: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:  # every library loaded, every cache filled, by a small scene
+def warm_up(n_classes: int, block: int) -> None:
+    """Load every library and start every thread, on two blocks of noise; closing the source empties GDAL's cache."""
+    with tempfile.TemporaryDirectory() as scratch:
         small = str(Path(scratch) / "small.tif")
-        pixels = np.random.default_rng(0).integers(0, 255, (1, 1500, 1500)).astype(np.uint8)
-        with rasterio.open(
-            small, "w", driver="GTiff", height=1500, width=1500, count=1, dtype="uint8", tiled=True
-        ) as f:
+        pixels = np.random.default_rng(0).integers(0, 255, (1, block, 2 * block)).astype(np.uint8)
+        shape = {"height": block, "width": 2 * block, "count": 1, "dtype": "uint8", "tiled": True}
+        transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+        with rasterio.open(small, "w", driver="GTiff", crs="EPSG:32633", transform=transform, **shape) as f:
             f.write(pixels)
-        warm = prepare(small, scratch, n_classes, 512)
+        del pixels
         engine = SerialEngine(Worker("warm", load=lambda run: CheapModel(run.manifest.spec)))
-        run_jobs([Ledger(warm)], engine)
+        run_jobs([Ledger(prepare(small, scratch, n_classes, block))], engine)
         engine.close()
+    gc.collect()
+    trim()
+
+
+def measure(scene: str, folder: str, n_classes: int, block: int) -> dict[str, Any]:
+    warm_up(n_classes, block)
     run = prepare(scene, folder, n_classes, block)
     base = status("VmRSS")
     peaks: dict[str, int] = {}
