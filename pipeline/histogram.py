@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 _EXACT = {"uint8": 0, "int8": 128, "uint16": 0, "int16": 32_768}  # dtype -> what makes the lowest value bin 0
 _MAGIC = b"SLH1"
+_PIECE = 1 << 20  # counting takes 8 bytes or more a value: in pieces, so that a block costs no copy of itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +36,11 @@ class Histogram:
     @classmethod
     def of(cls, values: NDArray[Any], dtype: Any) -> Histogram:
         """Of finite values of shape ``(n,)``. Raises ValueError on a NaN or an infinity: filter by validity first."""
-        name = np.dtype(dtype).name
-        bins = _bin_of(np.ravel(values), name)
-        return cls(name, np.bincount(bins, minlength=_n_bins(name)).astype(np.int64))
+        histogram, flat = cls.empty(dtype), np.ravel(values)
+        for start in range(0, len(flat), _PIECE):
+            bins = _bin_of(flat[start : start + _PIECE], histogram.dtype)
+            histogram.counts[:] += np.bincount(bins, minlength=len(histogram.counts))
+        return histogram
 
     def __add__(self, other: Histogram) -> Histogram:
         if self.dtype != other.dtype:

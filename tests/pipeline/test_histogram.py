@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import reduce
 from operator import add
 
@@ -74,6 +75,16 @@ def test_bins_of_floats_keep_order(values: list[float]) -> None:
     ordered = np.sort(np.array(values, np.float32))
     bins = [int(np.flatnonzero(Histogram.of(v[None], "float32").counts)[0]) for v in ordered]
     assert bins == sorted(bins)
+
+
+def test_counting_many_values_takes_little_memory_beside_them() -> None:
+    values = np.random.default_rng(0).integers(0, 256, 1 << 24, dtype=np.uint8)
+    tracemalloc.start()
+    histogram = Histogram.of(values, "uint8")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(values)
+    np.testing.assert_array_equal(histogram.counts, np.bincount(values, minlength=256))
 
 
 def test_zeros_are_left_out_of_integers_and_floats_alike() -> None:
