@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from flows.pool import Engine, Event, run_jobs
 from flows.serial import SerialEngine
 from pipeline import spool
 from pipeline.errors import SeamlineError
+from pipeline.hardware import detect
 from pipeline.ledger import Ledger
 from pipeline.manifest import Numerics
-from pipeline.scenes import Batch, Scene, check_bundles, start_run
+from pipeline.plan import Hardware
+from pipeline.scenes import Batch, Scene, check_bundles, probe_output, start_run
 from pipeline.settings import Settings
+from pipeline.show import failures_text
 from pipeline.status import Status, read_status
 
 Fate = Literal["complete", "incomplete", "rejected"]
@@ -23,7 +29,15 @@ Fate = Literal["complete", "incomplete", "rejected"]
 
 @dataclass(frozen=True, slots=True)
 class SceneResult:
-    """What became of one scene. ``status`` is None for a rejected one; ``error`` says why something is missing."""
+    """What became of one scene in one invocation.
+
+    status           of its run; None for a rejected scene
+    error            why it was rejected, or what is missing
+    seconds          from the start of the work until its last job ended
+    windows_run_now  of this invocation; the run's own count is ``status.windows_run``
+    lost             finished jobs that ran again, because their output was gone or rotten
+    exports          path of each export, by kind;  ``export_error`` if one could not be written
+    """
 
     name: str
     uri: str
@@ -33,49 +47,55 @@ class SceneResult:
     seconds: float = 0.0
     windows_run_now: int = 0
     lost: int = 0
+    exports: dict[str, str] = field(default_factory=dict)
+    export_error: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The stable object of ``segment --json``."""
+        """The stable object of ``segment --json``; see docs/json.md."""
         data: dict[str, object] = {"scene": self.name, "source": self.uri, "status": self.fate}
         if self.status is not None:
             data |= {
                 "run": self.status.run,
                 "windows_total": self.status.windows_total,
                 "windows_run": self.windows_run_now,
+                "windows_before": max(0, self.status.windows_run - self.windows_run_now),
                 "windows_skipped": self.status.windows_skipped,
                 "seconds": round(self.seconds, 3),
                 "peak_bytes": self.status.peak_bytes,
                 "pixels": self.status.pixels,
                 "healed": self.lost,
             }
-        if self.error:
-            data["error"] = self.error
-        return data
+        optional = {"error": self.error, "exports": self.exports, "export_error": self.export_error}
+        return data | {key: value for key, value in optional.items() if value}
 
 
-def run_batch(batch: Batch, *, on_event: Callable[[Event], None] = lambda _: None) -> list[SceneResult]:
-    """Run every planned scene to its end on the engine the settings name; rejected ones are reported as such."""
-    started = time.monotonic()
+def run_batch(
+    batch: Batch,
+    *,
+    on_event: Callable[[Event], None] = lambda _: None,
+    on_start: Callable[[Sequence[Ledger]], None] = lambda _: None,
+) -> list[SceneResult]:
+    """Run every planned scene to its end on the engine the settings name. Results are in the order of the scenes.
+
+    on_start  is called once, with what each run has left to do;  on_event  for everything that happens then
+    Raises ModelError or StoreError where no scene could run.
+    """
     check_bundles(batch)
-    results = [_rejected(s, s.error) for s in batch.scenes if s.error is not None]
-    ledgers: list[tuple[Scene, Ledger]] = []
+    probe_output(batch)
+    meter = _Meter(on_event)
+    ledgers, results = _start(batch)
+    on_start(list(ledgers.values()))
+    given_up = _drive(list(ledgers.values()), batch.settings, meter)
     for scene in batch.planned:
-        try:
-            ledgers.append((scene, Ledger(start_run(scene, batch))))
-        except SeamlineError as e:
-            results.append(_rejected(scene, e))
-    if ledgers:
-        meter = _Meter(on_event)
-        engine = make_engine(batch.settings, [ledger.run.manifest.numerics for _, ledger in ledgers])
-        try:
-            given_up = run_jobs(
-                [ledger for _, ledger in ledgers], engine, attempts=batch.settings.attempts, on_event=meter
-            )
-        finally:
-            engine.close()
-        for scene, ledger in ledgers:
-            results.append(_finished(scene, ledger, given_up.get(ledger.run.uri), meter, started))
-    return results
+        if scene.uri in ledgers:
+            ledger = ledgers[scene.uri]
+            results[scene.uri] = _finished(scene, ledger, given_up.get(ledger.run.uri), meter)
+    return [results[scene.uri] for scene in batch.scenes]
+
+
+def export_results(results: Sequence[SceneResult], kinds: Sequence[str]) -> list[SceneResult]:
+    """Export every complete scene, into its run; what cannot be written is told in its result and stops no other."""
+    return [_exported(result, kinds) if kinds and result.fate == "complete" else result for result in results]
 
 
 def make_engine(settings: Settings, numerics: Sequence[Numerics]) -> Engine:
@@ -95,22 +115,59 @@ def engine_name(settings: Settings) -> Literal["serial", "ray"]:
     return "ray" if settings.workers > 1 or os.environ.get("RAY_ADDRESS") else "serial"
 
 
+def hardware_for(settings: Settings) -> Hardware:
+    """What ``auto`` is resolved with: of the workers that will run, which on a cluster are other machines."""
+    if engine_name(settings) == "serial" or not os.environ.get("RAY_ADDRESS"):
+        return detect(settings)
+    from flows.cluster import cluster_hardware
+
+    return cluster_hardware(settings)
+
+
 class _Meter:
-    """Counts windows per run as they happen, and passes each event on."""
+    """Counts windows per run as they happen, notes when each run was last heard of, and passes events on."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self.on_event = on_event
-        self.windows: dict[str, int] = {}
+        self.windows: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        uri = event.ledger.run.uri
+        self.seconds[uri] = time.monotonic() - self._started
         if event.receipt is not None:
-            uri = event.ledger.run.uri
-            self.windows[uri] = self.windows.get(uri, 0) + event.receipt.windows_run
+            self.windows[uri] += event.receipt.windows_run
         self.on_event(event)
 
 
-def _finished(scene: Scene, ledger: Ledger, fatal: BaseException | None, meter: _Meter, started: float) -> SceneResult:
-    status = read_status(ledger.run)
+def _start(batch: Batch) -> tuple[dict[str, Ledger], dict[str, SceneResult]]:
+    """Ledgers of the scenes that can run, and results of those that cannot, by uri of the scene."""
+    ledgers: dict[str, Ledger] = {}
+    rejected = {scene.uri: _rejected(scene, scene.error) for scene in batch.scenes if scene.error is not None}
+    for scene in batch.planned:
+        try:
+            ledgers[scene.uri] = Ledger(start_run(scene, batch))
+        except SeamlineError as e:
+            rejected[scene.uri] = _rejected(scene, e)
+    return ledgers, rejected
+
+
+def _drive(ledgers: Sequence[Ledger], settings: Settings, meter: _Meter) -> dict[str, BaseException]:
+    """Do what remains; no engine is started for nothing. Returns the runs that were given up, uri -> why."""
+    if not any(ledger.remaining for ledger in ledgers):
+        return {}
+    # Ray tells on stdout of workers that died, and stdout is for results
+    with redirect_stdout(sys.stderr):
+        engine = make_engine(settings, [ledger.run.manifest.numerics for ledger in ledgers])
+        try:
+            return run_jobs(ledgers, engine, attempts=settings.attempts, on_event=meter)
+        finally:
+            engine.close()
+
+
+def _finished(scene: Scene, ledger: Ledger, fatal: BaseException | None, meter: _Meter) -> SceneResult:
+    status, uri = read_status(ledger.run), ledger.run.uri
     if status.status == "complete":
         spool.forget(ledger.run)
         ledger.run.store.delete_all("partials")
@@ -119,19 +176,26 @@ def _finished(scene: Scene, ledger: Ledger, fatal: BaseException | None, meter: 
         uri=scene.uri,
         fate=status.status,
         status=status,
-        error=str(fatal) if fatal else _why(status),
-        seconds=time.monotonic() - started,
-        windows_run_now=meter.windows.get(ledger.run.uri, 0),
+        error=str(fatal) if fatal else failures_text(status),
+        seconds=meter.seconds.get(uri, 0.0),
+        windows_run_now=meter.windows[uri],
         lost=len(ledger.lost),
     )
 
 
-def _why(status: Status) -> str | None:
-    if not status.failures:
-        return None
-    first = status.failures[0]
-    blocks = ", ".join(f"{f.stage} {'.'.join(map(str, f.index))}" for f in status.failures[:5])
-    return f"{len(status.failures)} jobs failed ({blocks}); the first: {first.error}"
+def _exported(result: SceneResult, kinds: Sequence[str]) -> SceneResult:
+    from pipeline.export.of_run import export_run
+    from pipeline.run import open_run
+
+    assert result.status is not None
+    paths: dict[str, str] = {}
+    try:
+        run = open_run(result.status.run)
+        for kind in kinds:
+            paths[kind] = export_run(run, kind).path
+    except SeamlineError as e:
+        return replace(result, exports=paths, export_error=str(e))
+    return replace(result, exports=paths)
 
 
 def _rejected(scene: Scene, error: SeamlineError | None) -> SceneResult:

@@ -1,81 +1,156 @@
-"""How a run is seen while it goes: a bar on a terminal, log lines elsewhere. Both on standard error."""
+"""How a batch is seen while it runs: a bar on a terminal, log lines elsewhere. Both on standard error."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
+from math import prod
+from typing import Any, Protocol, TextIO
 
 from flows.pool import Event
-from pipeline.scenes import Batch
+from pipeline.ledger import Ledger
+from pipeline.show import speed
 
 EVERY_SECONDS = 10.0
-EVERY_SHARE = 0.05
+DRAW_SECONDS = 0.2
+MOST_TROUBLES = 10
+"""Lines about things that went wrong with one scene; its run directory and its result tell of all."""
+
+
+class Watcher(Protocol):
+    """Shows what happens: ``start`` once, with what each run has left to do, then a call for every event."""
+
+    def start(self, ledgers: Sequence[Ledger]) -> None: ...
+
+    def __call__(self, event: Event) -> None: ...
 
 
 @contextmanager
-def progress(batch: Batch, stream: TextIO | None = None) -> Iterator[Callable[[Event], None]]:
-    """A handler of events that shows them while the context lasts."""
+def progress(stream: TextIO | None = None) -> Iterator[Watcher]:
+    """Something that shows a batch while the context lasts."""
     stream = stream or sys.stderr
     if not stream.isatty():
         yield Lines(stream)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} jobs"),
-        TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-    )
+    texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("blocks", "speed", "left")]
+    columns = (TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn())
     with Progress(*columns, console=Console(file=stream)) as bar:
         yield Bar(bar)
 
 
 @dataclass
 class Meter:
-    """Megapixels inferred and when that began, of one run."""
+    """How far a batch is, and how fast: from its ledgers, and the receipts of this invocation."""
 
-    pixels: int = 0
+    ledgers: Sequence[Ledger] = ()
     started: float = field(default_factory=time.monotonic)
+    pixels: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    busy: dict[str, float] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
-        if event.receipt is not None and event.job.stage == "infer":
+        if not any(event.ledger is ledger for ledger in self.ledgers):
+            self.ledgers = (*self.ledgers, event.ledger)
+        if event.receipt is None:
+            return
+        stage = event.job.stage
+        self.done[stage] += 1
+        self.busy[stage] = self.busy.get(stage, 0.0) + event.receipt.seconds.total
+        if stage == "infer":
             self.pixels += event.ledger.run.grid.write(event.job.index).size
 
     @property
-    def speed(self) -> str:
-        return f"{self.pixels / 1e6 / max(time.monotonic() - self.started, 1e-9):.2f} Mpx/s"
+    def jobs(self) -> tuple[int, int]:
+        """(done, all) of the batch; a job that failed is done with."""
+        total = sum(ledger.total for ledger in self.ledgers)
+        return total - sum(ledger.remaining for ledger in self.ledgers), total
+
+    @property
+    def remaining(self) -> Counter[str]:
+        """Jobs by stage."""
+        return sum((ledger.remaining_by_stage for ledger in self.ledgers), Counter())
+
+    @property
+    def blocks_text(self) -> str:
+        """Blocks stitched whole, of all."""
+        total = sum(prod(ledger.run.grid.n_blocks) for ledger in self.ledgers)
+        whole = sum(job.stage == "stitch" for ledger in self.ledgers for job in ledger.done - ledger.partial)
+        return f"{whole:,}/{total:,} blocks"
+
+    @property
+    def speed_text(self) -> str:
+        """Pixels inferred a second, waits included."""
+        return speed(self.pixels / 1e6 / max(time.monotonic() - self.started, 1e-9))
+
+    @property
+    def left_text(self) -> str:
+        seconds = self.seconds_left
+        return "" if seconds is None else f"{clock(seconds)} left"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the mean seconds of each stage so far, and how many jobs ran at once; None before the first infer."""
+        if not self.done["infer"]:
+            return None
+        at_once = sum(self.busy.values()) / max(time.monotonic() - self.started, 1e-9)
+        work = sum(self.busy[stage] / self.done[stage] * n for stage, n in self.remaining.items() if self.done[stage])
+        return work / max(at_once, 1e-9)
+
+
+def clock(seconds: float) -> str:
+    """``0:00:07``, ``26:03:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+@dataclass
+class Troubles:
+    """Sentences about what went wrong, each once: not what only follows from it, and not without end."""
+
+    told: Counter[str] = field(default_factory=Counter)
+
+    def of(self, event: Event) -> str | None:
+        if event.kind == "done" or (event.kind == "failed" and event.ledger.hopeless(event.job)):
+            return None
+        run = event.ledger.run
+        self.told[run.uri] += 1
+        if self.told[run.uri] > MOST_TROUBLES:
+            last = self.told[run.uri] == MOST_TROUBLES + 1
+            return f"{run.manifest.scene}: more went wrong; `seamline status {run.uri}` tells" if last else None
+        what = {"retry": "will be tried again", "failed": "failed", "healed": "healed"}[event.kind]
+        return f"{run.manifest.scene}: {event.job} {what}: {event.message}"
 
 
 @dataclass
 class Lines:
-    """A line for every 20th of a run, at most one in ten seconds, and for everything that goes wrong."""
+    """A line in ten seconds, one at the end, and one for everything that goes wrong."""
 
     stream: TextIO
-    meters: dict[str, Meter] = field(default_factory=dict)
-    told: dict[str, tuple[float, float]] = field(default_factory=dict)
+    meter: Meter = field(default_factory=Meter)
+    troubles: Troubles = field(default_factory=Troubles)
+    told: float = field(default_factory=time.monotonic)
+
+    def start(self, ledgers: Sequence[Ledger]) -> None:
+        self.meter, self.told = Meter(tuple(ledgers)), time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        scene, uri = event.ledger.run.manifest.scene, event.ledger.run.uri
-        meter = self.meters.setdefault(uri, Meter())
-        meter.add(event)
-        if event.kind != "done":
-            self._print(f"{scene}: {event.kind} {event.job}: {event.message}")
-            return
-        total = event.ledger.total
-        share, now = 1 - event.ledger.remaining / total, time.monotonic()
-        before, at = self.told.get(uri, (0.0, 0.0))
-        if event.ledger.remaining == 0 or (share - before >= EVERY_SHARE and now - at >= EVERY_SECONDS):
-            self.told[uri] = (share, now)
-            self._print(f"{scene}: {total - event.ledger.remaining}/{total} jobs, {share:.0%}, {meter.speed}")
+        self.meter.add(event)
+        if trouble := self.troubles.of(event):
+            self._print(trouble)
+        (done, total), now = self.meter.jobs, time.monotonic()
+        if done == total:
+            self._print(f"{self.meter.blocks_text}, {self.meter.speed_text}, {clock(now - self.meter.started)}")
+        elif now - self.told >= EVERY_SECONDS:
+            self.told = now
+            parts = (f"{done / total:.0%}", self.meter.blocks_text, self.meter.speed_text, self.meter.left_text)
+            self._print(", ".join(filter(None, parts)))
 
     def _print(self, text: str) -> None:
         self.stream.write(text + "\n")
@@ -83,23 +158,40 @@ class Lines:
 
 
 class Bar:
-    """One bar a run."""
+    """One bar for the batch: blocks, megapixels a second, time left."""
 
-    def __init__(self, bar: object) -> None:
-        from rich.progress import Progress, TaskID
-
-        assert isinstance(bar, Progress)
+    def __init__(self, bar: Any) -> None:
         self.bar = bar
-        self.tasks: dict[str, TaskID] = {}
-        self.meters: dict[str, Meter] = {}
+        self.meter, self.troubles = Meter(), Troubles()
+        self.task: Any = None
+        self.drawn = 0.0
+
+    def start(self, ledgers: Sequence[Ledger]) -> None:
+        self.meter = Meter(tuple(ledgers))
+        if any(ledger.remaining for ledger in ledgers):
+            self._draw()
 
     def __call__(self, event: Event) -> None:
-        uri, scene = event.ledger.run.uri, event.ledger.run.manifest.scene
-        meter = self.meters.setdefault(uri, Meter())
-        meter.add(event)
-        if uri not in self.tasks:
-            self.tasks[uri] = self.bar.add_task(scene, total=event.ledger.total, speed="")
-        if event.kind != "done":
-            self.bar.console.print(f"{scene}: {event.kind} {event.job}: {event.message}", markup=False)
-        completed = event.ledger.total - event.ledger.remaining
-        self.bar.update(self.tasks[uri], completed=completed, speed=meter.speed)
+        self.meter.add(event)
+        if trouble := self.troubles.of(event):
+            self.bar.console.print(trouble, markup=False, highlight=False)
+        done, total = self.meter.jobs
+        if done == total or time.monotonic() - self.drawn >= DRAW_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        done, total = self.meter.jobs
+        scenes = [ledger.run.manifest.scene for ledger in self.meter.ledgers]
+        shown = {
+            "description": scenes[0] if len(scenes) == 1 else f"{len(scenes)} scenes",
+            "completed": done,
+            "total": total,
+            "blocks": self.meter.blocks_text,
+            "speed": self.meter.speed_text,
+            "left": self.meter.left_text if done < total else "",
+        }
+        if self.task is None:
+            self.task = self.bar.add_task(**shown)
+        else:
+            self.bar.update(self.task, **shown)

@@ -7,7 +7,7 @@ A job may start when the jobs it reads from are done, or have failed for good wh
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -53,6 +53,10 @@ class Ledger:
     @property
     def remaining(self) -> int:
         return len(self._waits)
+
+    @property
+    def remaining_by_stage(self) -> Counter[str]:
+        return Counter(job.stage for job in self._waits)
 
     def pop(self) -> Job | None:
         """The most urgent job that may start; None if all wait."""

@@ -52,6 +52,8 @@ def plan_batch(paths: Sequence[str], settings: Settings, hardware: Hardware) -> 
     Raises SeamlineError if there is no scene at all, or the model cannot be used.
     """
     bundles = tuple(resolve_bundle(name, cache_folder()) for name in settings.model)
+    for bundle in bundles:
+        read_spec(bundle)  # broken for one scene is broken for all
     found = find_scenes(paths)
     names = scene_names(found.scenes)
     scenes = tuple(_plan_scene(names[uri], uri, settings, bundles, hardware) for uri in found.scenes)
@@ -72,8 +74,6 @@ def check_bundles(batch: Batch) -> None:
 def start_run(scene: Scene, batch: Batch) -> Run:
     """Create the scene's run directory, or go on with the one that is there: it may have been killed half made."""
     assert scene.plan is not None
-    if scene.found is None:
-        probe_output(batch.settings.out)
     run = scene.found or create_run(batch.settings.out, scene.plan.manifest)
     create_arrays(run.store, run.manifest)
     for n, bundle in enumerate(batch.bundles):
@@ -90,16 +90,16 @@ def find_run(out: str, planned: Manifest) -> Run | None:
     return open_run(uri) if Store(uri).exists(MANIFEST) else None
 
 
-def probe_output(out: str) -> None:
-    """Write and remove one small object. Raises StoreError where nothing can be written."""
-    store, key = Store(out), ".seamline-probe"
+def probe_output(batch: Batch) -> None:
+    """Write and remove one small object, if a run is to be created. Raises StoreError where nothing can be written."""
+    if all(scene.found is not None for scene in batch.planned):
+        return
+    store, key = Store(batch.settings.out), ".seamline-probe"
     try:
         store.put(key, b"")
         store.delete(key)
     except StoreError as e:
-        raise StoreError(
-            f"the output {out} cannot be written: {e}; choose another --out or mend its permissions"
-        ) from e
+        raise StoreError(f"{e}; choose another --out, or mend its permissions") from e
 
 
 def _plan_scene(name: str, uri: str, settings: Settings, bundles: Sequence[Path], hardware: Hardware) -> Scene:

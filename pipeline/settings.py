@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,25 @@ class Settings(BaseModel):
     def _one_model(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _auto_is_open(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+    @field_validator("window", "block")
+    @classmethod
+    def _positive(cls, value: PerAxis | None) -> PerAxis | None:
+        if value is not None and (not value or min(value) < 1):
+            raise ValueError(f"must be 1 or more on every axis, got {','.join(map(str, value)) or 'nothing'}")
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _not_negative(cls, value: PerAxis | None) -> PerAxis | None:
+        if value is not None and (not value or min(value) < 0):
+            raise ValueError(f"must be 0 or more on every axis, got {','.join(map(str, value)) or 'nothing'}")
+        return value
+
     @field_validator("nodata")
     @classmethod
     def _nodata_is_finite(cls, value: Any) -> Any:
@@ -65,8 +85,8 @@ class Settings(BaseModel):
     def _numbers(cls, value: Any) -> Any:
         """``640``, ``"640"``, ``"32,256,256"`` or a list."""
         if isinstance(value, str):
-            value = [part for part in value.replace("x", ",").split(",") if part.strip()]
-        return (value,) if isinstance(value, int) else value
+            return [_whole(part) for part in value.replace("x", ",").split(",") if part.strip()]
+        return (_whole(value),) if isinstance(value, int | float) else value
 
 
 def make_settings(given: Mapping[str, Any], config: str | None = None) -> Settings:
@@ -74,13 +94,34 @@ def make_settings(given: Mapping[str, Any], config: str | None = None) -> Settin
 
     Raises UsageError that names each wrong field.
     """
-    merged = read_config(config) if config else {}
-    merged |= {key: value for key, value in given.items() if value is not None}
+    flags = {key: value for key, value in given.items() if value is not None}
+    merged = (read_config(config) if config else {}) | flags
     try:
         return Settings(**merged)
     except ValidationError as e:
-        where = f" in {config}" if config else ""
-        raise UsageError(f"settings{where} are not valid: {explain(e)}") from None
+        problems = "; ".join(_problem(dict(error), flags, config) for error in e.errors())
+        raise UsageError(f"settings are not valid: {problems}") from None
+
+
+def _problem(error: dict[str, Any], flags: Mapping[str, Any], config: str | None) -> str:
+    """One wrong field, as the person wrote it: ``--block`` for a flag, ``block in c.toml`` for the file's."""
+    field = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"{field} is missing: give --{field}, or {field} in a --config file" + (
+            " (`seamline models` lists what is shipped)" if field == "model" else ""
+        )
+    name = f"--{field.replace('_', '-')}" if field in flags else f"{field} in {config}"
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(field, Settings.model_fields, n=1)
+        return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
+    return explain([error | {"loc": (name, *error["loc"][1:])}])
+
+
+def _whole(part: str | float) -> int:
+    try:
+        return int(str(part))
+    except ValueError:
+        raise ValueError("must be whole numbers of pixels, one or one per axis (640 or 32,256,256)") from None
 
 
 def read_config(path: str) -> dict[str, Any]:

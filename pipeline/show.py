@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from pipeline.export import Exported
 from pipeline.plan import Plan
-from pipeline.scenes import Batch
+from pipeline.receipts import Failure, Job
+from pipeline.run import Run
+from pipeline.scenes import Batch, Scene
 from pipeline.status import Status
 from tiling import FrameError
+
+SHOWN = 10
+"""Lines of a list that may be long; ``--json`` has all of them."""
 
 
 def shape_of(values: tuple[int, ...]) -> str:
@@ -20,6 +28,15 @@ def n_bytes(value: float) -> str:
             return f"{value:,.0f} {unit}" if unit in ("B", "kB") else f"{value:,.1f} {unit}"
         value /= 1000
     raise AssertionError
+
+
+def speed(mpx_per_second: float) -> str:
+    return f"{mpx_per_second:.{2 if mpx_per_second >= 0.1 else 4}f} Mpx/s"
+
+
+def count(n: int, noun: str) -> str:
+    """``1 scene``, ``2 scenes``."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def plan_text(plan: Plan) -> str:
@@ -40,7 +57,10 @@ def plan_text(plan: Plan) -> str:
         ),
         (
             "blocks",
-            f"{plan.blocks:,} of {shape_of(grid.block)}, chunks {shape_of(m.layout.chunk)}, {m.layout.levels} levels",
+            (
+                f"{plan.blocks:,} of {shape_of(grid.block)}, chunks {shape_of(m.layout.chunk)}, "
+                f"{count(m.layout.levels, 'level')}"
+            ),
         ),
         (
             "numerics",
@@ -69,6 +89,17 @@ def plan_text(plan: Plan) -> str:
     return "\n".join([m.scene, *(f"  {name:<9} {text}" for name, text in rows)])
 
 
+def scene_text(scene: Scene) -> str:
+    return f"{scene.name}\n  rejected  {scene.error}" if scene.plan is None else plan_text(scene.plan)
+
+
+def scene_json(scene: Scene) -> dict[str, Any]:
+    """One scene of ``--dry-run --json``; see docs/json.md."""
+    if scene.plan is not None:
+        return plan_json(scene.plan)
+    return {"scene": scene.name, "source": scene.uri, "status": "rejected", "error": str(scene.error)}
+
+
 def plan_json(plan: Plan) -> dict[str, Any]:
     m = plan.manifest
     return {
@@ -92,12 +123,92 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def skipped_text(batch: Batch, most: int = 10) -> str:
+def batch_text(batch: Batch) -> str:
+    """What is about to run: notes of each scene, the sum, what is skipped and why. Empty if nothing is."""
+    plans = [scene.plan for scene in batch.planned if scene.plan is not None]
+    lines = [f"{plan.manifest.scene}: {note}" for plan in plans for note in plan.notes]
+    if plans:
+        sizes = f"{count(len(plans), 'scene')}, {count(sum(p.windows for p in plans), 'window')}"
+        lines.append(f"{sizes}; {n_bytes(max(p.memory.peak for p in plans))} per worker above the loaded model")
+    return "\n".join([*lines, *([skipped_text(batch)] if batch.skipped else [])])
+
+
+def skipped_json(batch: Batch) -> dict[str, Any]:
+    """The last object of ``--dry-run --json``; see docs/json.md."""
+    return {"skipped": [{"uri": uri, "reason": reason} for uri, reason in batch.skipped]}
+
+
+def skipped_text(batch: Batch) -> str:
     """Files that are no scenes, and why."""
-    lines = [f"  {uri}: {reason}" for uri, reason in batch.skipped[:most]]
-    if len(batch.skipped) > most:
-        lines.append(f"  and {len(batch.skipped) - most} more (all of them with --json)")
-    return "\n".join([f"skipped {len(batch.skipped)}:", *lines]) if lines else ""
+    lines = [f"  {uri}: {reason}" for uri, reason in batch.skipped[:SHOWN]]
+    if len(batch.skipped) > SHOWN:
+        lines.append(f"  and {len(batch.skipped) - SHOWN} more (all of them with --dry-run --json)")
+    return "\n".join([f"skipped {len(batch.skipped)}:", *lines])
+
+
+def result_text(
+    status: Status,
+    error: str | None = None,
+    lost: int = 0,
+    exports: Mapping[str, str] | None = None,
+    export_error: str | None = None,
+) -> str:
+    """What became of a scene that was not rejected: its run, and what this invocation did besides."""
+    lines = [status_text(status)]
+    if lost:
+        lines.append(f"  healed    {count(lost, 'finished job')} ran again: the output was lost or rotten")
+    if error and not status.roots:
+        lines.append(f"  stopped   {error}")
+    if status.status != "complete":
+        lines.append("  next      run the same command again: it goes on where this stopped")
+    lines += [f"  exported  {path}" for path in (exports or {}).values()]
+    return "\n".join([*lines, *([f"  export    failed: {export_error}"] if export_error else [])])
+
+
+def export_text(kind: str, done: Exported) -> str:
+    said = [
+        f"{done.substituted:,} pixels without a prediction are written as background: this format has no nodata"
+        if done.substituted
+        else "",
+        f"{done.unresolved:,} unresolved pixels are written like nodata" if done.unresolved else "",
+    ]
+    note = "; ".join(filter(None, said))
+    return f"{kind:<8} {done.path}" + (f"  ({note})" if note else "")
+
+
+def export_json(run: Run, kind: str, done: Exported) -> dict[str, Any]:
+    """One object of ``export --json``; see docs/json.md."""
+    return {"scene": run.manifest.scene, "run": run.uri, "kind": kind, **asdict(done)}
+
+
+def bundles_text(described: Sequence[Mapping[str, Any]]) -> str:
+    """The shipped bundles, as ``models`` prints them."""
+    if not described:
+        return "no bundles are shipped; make one with `seamline models pack` or `seamline train`"
+    return "\n".join(_bundle_text(d) for d in described)
+
+
+def _bundle_text(d: Mapping[str, Any]) -> str:
+    score = d["scores"] or {}
+    iou = score.get("mean_iou")
+    shown = f", mean IoU {iou:.3f} on its {score['split']} split" if iou is not None else ""
+    names = ", ".join(c["name"] for c in d["classes"])
+    return f"{d['name']}  ({d['domain'] or 'any domain'}{shown})\n  classes  {names}\n  bundle   {d['path']}"
+
+
+def check_text(report: Mapping[str, Any]) -> str:
+    """What ``models check`` prints: facts, then problems, one a line."""
+    facts = [f"{key:<14} {value}" for key, value in report.items() if key != "problems"]
+    return "\n".join([*facts, *(f"problem        {p}" for p in report["problems"] or ("none",))])
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """One record of training: numbers short, tables left out."""
+    return "  ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in record.items()
+        if not isinstance(v, dict | list)
+    )
 
 
 def status_text(status: Status) -> str:
@@ -113,20 +224,42 @@ def status_text(status: Status) -> str:
         f"  windows   {status.windows_run:,} run, {status.windows_skipped:,} skipped, of {status.windows_total:,}",
         f"  pixels    {pixels_text(status)}",
         (
-            f"  speed     {status.mpx_per_second:.2f} Mpx/s per worker in inference, {status.seconds:,.1f} s of work "
-            f"by {status.workers} worker(s) over {status.wall_seconds:,.0f} s"
+            f"  speed     {speed(status.mpx_per_second)} per worker in inference, {status.seconds:,.1f} s of work "
+            f"by {count(status.workers, 'worker')} over {status.wall_seconds:,.0f} s"
         ),
         f"  memory    {n_bytes(status.peak_bytes)} at most in a worker, model included",
     ]
-    lines += [f"  failed    {f.stage} {'.'.join(map(str, f.index))}: {f.error}" for f in status.failures[:10]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_failure_lines(status)])
+
+
+def _failure_lines(status: Status) -> Iterator[str]:
+    yield from (f"  failed    {job_of(f)}: {f.error}" for f in status.roots[:SHOWN])
+    if len(status.roots) > SHOWN:
+        yield f"            and {len(status.roots) - SHOWN} more, each with its traceback in {status.run}/failures"
+    if waiting := len(status.failures) - len(status.roots):
+        yield f"            {count(waiting, 'job')} could not run because of that"
+
+
+def job_of(failure: Failure) -> Job:
+    return Job(failure.stage, failure.index)
+
+
+def failures_text(status: Status) -> str | None:
+    """What failed, in one sentence; None if nothing did."""
+    roots = status.roots
+    if not roots:
+        return None
+    names = ", ".join(str(job_of(f)) for f in roots[:5]) + (", ..." if len(roots) > 5 else "")
+    return f"{count(len(roots), 'job')} failed ({names}); the first: {roots[0].error}"
 
 
 def pixels_text(status: Status) -> str:
     """predicted + nodata + failed, the rest still to come; then each class's share of what is predicted."""
     counts = {k: status.pixels.get(k, 0) for k in ("predicted", "nodata", "failed")}
     left = status.extent_pixels - sum(counts.values())
-    text = ", ".join(f"{v:,} {k}" for k, v in counts.items() if v) or "none yet"
+    bad = status.pixels.get("nonfinite", 0)
+    why = {"nodata": f" ({bad:,} of it NaN or infinite)" if bad else ""}
+    text = ", ".join(f"{v:,} {k}{why.get(k, '')}" for k, v in counts.items() if v) or "none yet"
     text += f", {left:,} to come" if left else ""
     predicted = counts["predicted"]
     shares = [

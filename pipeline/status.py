@@ -27,7 +27,16 @@ class StageCount:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of a run. ``pixels`` sums stitched blocks: predicted, nodata, failed and ``class:<name>``."""
+    """The state of a run.
+
+    pixels           over stitched blocks: predicted, nodata, failed, ``class:<name>``; overlap (predicted by more than
+                     one window) and disagree (of these: whose windows name different classes); over ingested
+                     blocks: nonfinite (NaN and infinite, a part of nodata)
+    windows_skipped  windows without a valid pixel
+    failures         roots first: what was tried and failed, then what never ran because of it
+    seconds          of work, over all workers; ``wall_seconds`` from the first receipt to the last, pauses included
+    peak_bytes       largest resident set of a worker, its model included
+    """
 
     scene: str
     run: str
@@ -46,6 +55,11 @@ class Status:
     workers: int
     mpx_per_second: float
 
+    @property
+    def roots(self) -> tuple[Failure, ...]:
+        """Failures that are nobody else's consequence."""
+        return tuple(f for f in self.failures if f.attempts)
+
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
         data["failures"] = [f.model_dump(mode="json") for f in self.failures]
@@ -59,6 +73,8 @@ def read_status(run: Run) -> Status:
     for receipt in receipts:
         if receipt.stage == "stitch":
             pixels.update(receipt.pixels)
+        elif receipt.stage == "ingest":
+            pixels["nonfinite"] += receipt.pixels.get("nonfinite", 0)
     infers = [r for r in receipts if r.stage == "infer"]
     missing = tuple(r.job.name for r in receipts if r.stage == "stitch" and r.missing)
     stages = _stages(run, receipts, failures)
@@ -77,12 +93,12 @@ def read_status(run: Run) -> Status:
         pixels=dict(pixels),
         extent_pixels=prod(run.grid.extent),
         missing_blocks=missing,
-        failures=tuple(failures),
+        failures=tuple(sorted(failures, key=lambda f: (f.attempts == 0, STAGES.index(f.stage), f.index))),
         seconds=round(sum(r.seconds.total for r in receipts), 3),
         wall_seconds=_wall(receipts),
         peak_bytes=max((r.peak_bytes for r in receipts), default=0),
         workers=len({r.worker for r in infers}),
-        mpx_per_second=round(read / busy / 1e6, 3) if busy else 0.0,
+        mpx_per_second=round(read / busy / 1e6, 6) if busy else 0.0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from pipeline.export import EXPORTS, Exported, MaskView, export, out_pattern
 from pipeline.infer import read_image
+from pipeline.manifest import Manifest
 from pipeline.run import Run
 from pipeline.store import is_local, join, local_path
 from tiling import Box
+
+_FLAT = {"cog": "nifti or zarr", "png": "nifti or zarr"}
+"""Kinds for images alone, and what a volume is exported to instead."""
 
 
 def view_of(run: Run) -> MaskView:
@@ -28,6 +33,20 @@ def view_of(run: Run) -> MaskView:
     return MaskView(
         labels=run.array("labels"), classes=m.spec.classes, frame=m.frame, block=m.layout.block, name=m.scene, tags=tags
     )
+
+
+def check_targets(manifests: Sequence[Manifest], kinds: Sequence[str], out: str | None = None) -> None:
+    """Raise UsageError for masks that a kind cannot hold, and for an ``out`` that names one place for several files."""
+    for m in manifests:
+        for kind in kinds:
+            other = {"nifti": "cog or png"}.get(kind) if m.ndim == 2 else _FLAT.get(kind)
+            if other:
+                what = "an image" if m.ndim == 2 else "a volume"
+                raise UsageError(f"{m.scene} is {what} of {m.question.source.shape}, not for {kind}: use --to {other}")
+    places = [out_pattern(out, m.scene) for m in manifests for _ in kinds] if out else []
+    if len(set(places)) < len(places):
+        cure = "put {scene} in it" if len(kinds) == 1 else "export one kind at a time, or leave --out away"
+        raise UsageError(f"--out {out!r} would write {len(places)} files to {len(set(places))} place(s): {cure}")
 
 
 def export_run(run: Run, kind: str, out: str | None = None, *, allow_incomplete: bool = False) -> Exported:

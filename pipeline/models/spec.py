@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -318,14 +318,15 @@ def _repeated(what: str, items: list[Any]) -> str | None:
     return f"{what} must differ, {twice} occurs more than once" if twice else None
 
 
-def explain(error: ValidationError) -> str:
-    """All problems of a pydantic error as one line, each with the path of its field."""
-    return "; ".join(_problem(dict(e)) for e in error.errors())
+def explain(error: ValidationError | Iterable[Mapping[str, Any]]) -> str:
+    """All problems of a pydantic error (or of its ``errors()``) as one line, each with the path of its field."""
+    problems = error.errors() if isinstance(error, ValidationError) else error
+    return "; ".join(_problem(e) for e in problems)
 
 
-def _problem(error: dict[str, Any]) -> str:
+def _problem(error: Mapping[str, Any]) -> str:
     field = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     given = error.get("input")
     shown = f", got {given!r}" if isinstance(given, str | int | float) and not field.endswith(repr(given)) else ""
     return f"{field}: {message}{shown}" if field else message
