@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from pipeline.errors import RunError, SourceChangedError, StoreError
+from pipeline.errors import RunError, SeamlineError, SourceChangedError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.receipts import Failure, Job, Receipt
 from pipeline.stitch import MissingPieceError
@@ -214,7 +214,7 @@ class _Pool:
         order, error = outcome.order, outcome.error
         counter, most = (tries.losses, MAX_LOSSES) if outcome.lost else (tries.attempts, self.max_attempts)
         counter[order.job] += 1
-        message = f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, SeamlineError) else f"{type(error).__name__}: {error}"
         if counter[order.job] < most:
             tries.not_before[order.job] = time.monotonic() + min(0.2 * 2 ** counter[order.job], 10.0)
             self.on_event(Event("retry", ledger, order.job, message=message))
