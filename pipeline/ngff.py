@@ -1,7 +1,7 @@
 """How a run's scene describes itself to viewers: OME-NGFF 0.5, and for maps the CRS as GeoZarr and CF have it.
 
 The keys are those of the OME-NGFF 0.5 specification (multiscales,
-image-label), of the GeoZarr ``proj:`` and ``spatial:`` conventions, and of CF's ``grid_mapping``.
+image-label) and of the GeoZarr ``proj:`` and ``spatial:`` conventions.
 """
 
 from __future__ import annotations
@@ -44,17 +44,16 @@ def describe_scene(run: Run) -> None:
 
 def image_attributes(manifest: Manifest) -> dict[str, Any]:
     """``ome`` attributes of the scene: the image, one channel each named after the source's."""
+    attributes: dict[str, Any] = {"version": "0.5", "multiscales": [_multiscale(manifest, "image", channel=True)]}
+    if manifest.question.source.dtype != "uint8":
+        return attributes  # a range of display has to be given with a colour, and only here is one known beforehand
     names = manifest.question.source.channel_names
     colors = ["FF0000", "00FF00", "0000FF"] if len(names) == 3 else ["FFFFFF"] * len(names)
     channels = [
-        {"label": n, "color": c, "active": True, "window": _display_range(manifest.question.source.dtype)}
+        {"label": n, "color": c, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
         for n, c in zip(names, colors, strict=True)
     ]
-    return {
-        "version": "0.5",
-        "multiscales": [_multiscale(manifest, "image", channel=True)],
-        "omero": {"channels": channels},
-    }
+    return attributes | {"omero": {"channels": channels}}
 
 
 def mask_attributes(manifest: Manifest) -> dict[str, Any]:
@@ -75,7 +74,10 @@ def georeference(frame: Frame, extent: tuple[int, ...]) -> dict[str, Any]:
     """Attributes that place a map: the affine as GDAL writes it, and the CRS. Empty where there is neither."""
     if frame.ndim != 2 or frame.unit == "px":
         return {}
-    (e, d, f), (b, a, c) = frame.matrix  # rows are (y, x); a GDAL transform is x = a col + b row + c
+    corner = 0.5 if frame.anchor == "centre" else 0.0  # the transform is of the corner of pixel (0, 0)
+    # rows are (y, x); a GDAL transform is x = a col + b row + c, y = d col + e row + f
+    (e, d, f), (b, a, c) = frame.matrix
+    c, f = c - corner * (a + b), f - corner * (d + e)
     attributes: dict[str, Any] = {
         "zarr_conventions": _CONVENTIONS,
         "spatial:dimensions": list(frame.axes),
@@ -83,7 +85,7 @@ def georeference(frame: Frame, extent: tuple[int, ...]) -> dict[str, Any]:
         "spatial:shape": list(extent),
     }
     if frame.crs:
-        attributes |= {"proj:wkt2": frame.crs, "grid_mapping": {"crs_wkt": frame.crs}}
+        attributes["proj:wkt2"] = frame.crs
     return attributes
 
 
@@ -112,8 +114,3 @@ def _spacing(frame: Frame) -> tuple[tuple[float, ...], str | None]:
         return frame.spacing, _UNITS.get(frame.unit)
     except FrameError:  # sheared: viewers get pixels, the affine itself stands in the manifest
         return (1.0,) * frame.ndim, None
-
-
-def _display_range(dtype: str) -> dict[str, float]:
-    high = {"uint8": 255.0, "uint16": 65535.0}.get(dtype, 1.0)
-    return {"min": 0.0, "max": high, "start": 0.0, "end": high}
