@@ -19,7 +19,7 @@ from pipeline.models.spec import ModelSpec
 from pipeline.settings import Precision, Settings
 from pipeline.sources import choose_channels
 from pipeline.sources.base import SourceInfo
-from tiling import Grid
+from tiling import Frame, FrameError, Grid
 
 WINDOW_2D, WINDOW_3D = 640, 160
 BLOCK_2D, BLOCK_3D, BLOCK_SLICES = 4096, 256, 8
@@ -27,6 +27,8 @@ CHUNK_2D, CHUNK_3D = 512, 64
 COARSEST = 512
 """A pyramid ends where every axis fits this many pixels."""
 
+_METRES = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
+_RESOLUTION_TOLERANCE = 1.5
 _SPOOLED = ("sequential",)
 
 
@@ -128,9 +130,28 @@ def make_plan(
         spec=spec,
         ensemble=tuple(ensemble),
     )
-    plan = Plan(manifest, plan_memory(manifest), info.notes)
+    plan = Plan(manifest, plan_memory(manifest), (*info.notes, *resolution_notes(info.frame, spec)))
     check_memory(plan, settings, hardware)
     return plan
+
+
+def resolution_notes(frame: Frame, spec: ModelSpec) -> tuple[str, ...]:
+    """A sentence if the scene's pixels are more than 1.5 times larger or smaller than the model was trained on."""
+    trained = spec.resolution
+    if trained is None or frame.unit not in _METRES or trained.unit not in _METRES:
+        return ()
+    try:
+        here = frame.spacing[-len(trained.spacing) :]
+    except FrameError:
+        return ()
+    ratios = [h * _METRES[frame.unit] / (t * _METRES[trained.unit]) for h, t in zip(here, trained.spacing, strict=True)]
+    if all(1 / _RESOLUTION_TOLERANCE <= r <= _RESOLUTION_TOLERANCE for r in ratios):
+        return ()
+    shown, wanted = (" x ".join(f"{v:g}" for v in values) for values in (here, trained.spacing))
+    return (
+        f"pixels are {shown} {frame.unit}, and {spec.name} was trained at {wanted} {trained.unit}: "
+        "expect worse masks, or resample the scene first",
+    )
 
 
 def check_ensemble(specs: Sequence[ModelSpec]) -> None:

@@ -1,0 +1,30 @@
+"""A plan says when the scene's pixels are not the size that the model knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.plan import resolution_notes
+from tests.fakes import fake_spec
+from tiling import Frame
+
+AT_HALF_A_METRE = fake_spec(2, resolution={"spacing": [0.5, 0.5], "unit": "m"})
+
+
+@pytest.mark.parametrize(("spacing", "unit"), [((0.5, 0.5), "m"), ((0.7, 0.4), "m"), ((500.0, 700.0), "mm")])
+def test_a_like_resolution_is_not_worth_a_word(spacing: tuple[float, float], unit: str) -> None:
+    assert resolution_notes(Frame.of_spacing(("y", "x"), spacing, unit), AT_HALF_A_METRE) == ()
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.1), (10.0, 10.0), (0.3, 0.3)])
+def test_another_resolution_is_told_with_both_numbers(spacing: tuple[float, float]) -> None:
+    (note,) = resolution_notes(Frame.of_spacing(("y", "x"), spacing, "m"), AT_HALF_A_METRE)
+    assert f"{spacing[0]:g} x {spacing[1]:g} m" in note
+    assert "0.5 x 0.5 m" in note
+    assert "resample" in note
+
+
+def test_nothing_is_said_of_unknown_or_sheared_pixels() -> None:
+    sheared = Frame(("y", "x"), ((10.0, 5.0, 0.0), (0.0, 10.0, 0.0)), "m")
+    for frame in (Frame.pixels(("y", "x")), Frame.of_spacing(("y", "x"), (1.0, 1.0), "degree"), sheared):
+        assert resolution_notes(frame, AT_HALF_A_METRE) == ()
