@@ -148,10 +148,8 @@ def resolution_notes(frame: Frame, spec: ModelSpec) -> tuple[str, ...]:
     if all(1 / _RESOLUTION_TOLERANCE <= r <= _RESOLUTION_TOLERANCE for r in ratios):
         return ()
     shown, wanted = (" x ".join(f"{v:g}" for v in values) for values in (here, trained.spacing))
-    return (
-        f"pixels are {shown} {frame.unit}, and {spec.name} was trained at {wanted} {trained.unit}: "
-        "expect worse masks, or resample the scene first",
-    )
+    note = f"pixels are {shown} {frame.unit}, and {spec.name} was trained at {wanted} {trained.unit}"
+    return (f"{note}: expect worse masks, or resample the scene first",)
 
 
 def check_ensemble(specs: Sequence[ModelSpec]) -> None:
