@@ -155,7 +155,7 @@ def test_the_scene_is_ome_ngff_and_its_mask_a_label_image(tmp_path: Path, case: 
 @pytest.mark.usefixtures("small_pyramids")
 def test_describing_a_scene_twice_changes_no_byte(tmp_path: Path) -> None:
     run, _ = made(tmp_path, "2-D")
-    documents = [p for p in Path(run.uri).rglob("zarr.json")]
+    documents = list(Path(run.uri).rglob("zarr.json"))
     before = {p: p.read_bytes() for p in documents}
     describe_scene(run)
     assert {p: p.read_bytes() for p in documents} == before
