@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 _EXACT = {"uint8": 0, "int8": 128, "uint16": 0, "int16": 32_768}  # dtype -> what makes the lowest value bin 0
 _MAGIC = b"SLH1"
-_PIECE = 1 << 20  # counting takes 8 bytes or more a value: in pieces, so that a block costs no copy of itself
+_PIECE = 1 << 18  # counting takes 8 bytes or more a value: in pieces, so that a block costs no copy of itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
