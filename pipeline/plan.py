@@ -246,7 +246,8 @@ def choose_layout(info: SourceInfo, channels: tuple[int, ...], grid: Grid) -> La
     levels = 1
     while max(-(-e // 2 ** (levels - 1)) for e in grid.extent) > COARSEST:
         levels += 1
-    in_place = info.array_uri is not None
+    # a small scene is copied all the same: without a level of its own there would be no image for viewers
+    in_place = info.array_uri is not None and levels > 1
     return Layout(
         block=grid.block,
         chunk=chunk,
