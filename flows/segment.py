@@ -23,6 +23,9 @@ from prefect.utilities.annotations import quote
 
 from flows.batch import SceneResult, export_results, hardware_for, run_batch
 from flows.pool import Event
+from flows.progress import Meter, Watcher
+from pipeline.export.of_run import check_targets
+from pipeline.ledger import Ledger
 from pipeline.scenes import Batch, plan_batch
 from pipeline.settings import Settings
 
@@ -54,19 +57,17 @@ def segment(paths: list[str], settings: Settings, to: list[ExportKind] | None = 
     Completed if every scene is complete, with the JSON objects of ``segment --json`` as its result; else Failed,
     with the blocks that are missing and the command that goes on in its message.
     """
-    batch = plan(paths, settings)
-    return conclusion(work(batch, to or (), _ignore), resume_command(paths, settings))
+    batch = plan(paths, settings, list(to or ()))
+    return conclusion(work(batch, to or ()), resume_command(paths, settings))
 
 
-def segment_batch(
-    batch: Batch, to: Sequence[str] = (), on_event: Callable[[Event], None] = lambda _: None
-) -> list[SceneResult]:
+def segment_batch(batch: Batch, to: Sequence[str] = (), watcher: Watcher | None = None) -> list[SceneResult]:
     """The same as a flow run for scenes that are planned already, for the command line; never raises for a scene."""
     results: list[SceneResult] = []
 
-    def watched(scenes: list[str], settings: Settings, to: list[str]) -> State[Any]:
-        results.extend(work(batch, to, on_event))
-        return conclusion(results, resume_command(scenes, settings))
+    def watched(paths: list[str], settings: Settings, to: list[str]) -> State[Any]:
+        results.extend(work(batch, to, watcher))
+        return conclusion(results, resume_command(paths, settings))
 
     run: Flow[..., State[Any]] = flow(name="segment", retries=0, persist_result=False)(watched)
     state = run([scene.uri for scene in batch.scenes], batch.settings, list(to), return_state=True)
@@ -75,10 +76,10 @@ def segment_batch(
     return results
 
 
-def work(batch: Batch, to: Sequence[str], on_event: Callable[[Event], None]) -> list[SceneResult]:
+def work(batch: Batch, to: Sequence[str], watcher: Watcher | None = None) -> list[SceneResult]:
     """The tasks after the plan, inside a flow run."""
     # quoted, because Prefect would otherwise look into every array and handle for futures
-    results: list[SceneResult] = blocks(quote(batch), quote(on_event))
+    results: list[SceneResult] = blocks(quote(batch), quote(watcher))
     if to:
         results = export(quote(results), list(to))
     create_table_artifact(table_of(results), key="segment-scenes", description="Scenes of this run of `segment`")
@@ -86,24 +87,21 @@ def work(batch: Batch, to: Sequence[str], on_event: Callable[[Event], None]) -> 
 
 
 @stage("plan")
-def plan(paths: list[str], settings: Settings) -> Batch:
-    """Find the scenes and plan each; nothing is written."""
-    return plan_batch(paths, settings, hardware_for(settings))
+def plan(paths: list[str], settings: Settings, to: list[str]) -> Batch:
+    """Find the scenes, plan each, and see whether it can be exported so; nothing is written."""
+    batch = plan_batch(paths, settings, hardware_for(settings))
+    check_targets([scene.plan.manifest for scene in batch.planned if scene.plan], to)
+    return batch
 
 
 @stage("blocks")
-def blocks(batch: Batch, on_event: Callable[[Event], None]) -> list[SceneResult]:
+def blocks(batch: Batch, watcher: Watcher | None) -> list[SceneResult]:
     """The one loop, for all stages of all scenes."""
-    watch = Watch({scene.name: scene.plan.blocks for scene in batch.planned if scene.plan})
-
-    def both(event: Event) -> None:
-        watch(event)
-        on_event(event)
-
+    artifact = Artifact(watcher)
     try:
-        return run_batch(batch, on_event=both)
+        return run_batch(batch, on_event=artifact, on_start=artifact.start)
     finally:
-        watch.tell()
+        artifact.tell()
 
 
 @stage("export")
@@ -112,23 +110,37 @@ def export(results: list[SceneResult], kinds: list[str]) -> list[SceneResult]:
     return export_results(results, kinds)
 
 
-class Watch:
-    """The progress artifact of a flow run: the share of blocks inferred and stitched, at most every two seconds."""
+class Artifact:
+    """The progress artifact of a flow run, at most every two seconds; passes on to another ``watcher``."""
 
-    def __init__(self, planned: dict[str, int]) -> None:
-        self.progress = Progress(planned)
+    def __init__(self, watcher: Watcher | None) -> None:
+        self._watcher = watcher
+        self._meter = Meter()
         self._artifact: UUID | None = None
-        self._told = -EVERY_SECONDS
+        self._told = 0.0
+
+    def start(self, ledgers: Sequence[Ledger]) -> None:
+        self._meter = Meter(tuple(ledgers))
+        if self._watcher:
+            self._watcher.start(ledgers)
+        self.tell()
 
     def __call__(self, event: Event) -> None:
-        self.progress(event)
+        self._meter.add(event)
+        if self._watcher:
+            self._watcher(event)
         if time.monotonic() - self._told >= EVERY_SECONDS:
             self.tell()
 
     def tell(self) -> None:
         """Update the artifact. A server that is away for a while misses an update; the run goes on."""
         self._told = time.monotonic()
-        percent, text = self.progress.percent, self.progress.text
+        done, total = self._meter.jobs
+        percent = 100.0 * done / total if total else 100.0
+        left = self._meter.left_text if done < total else ""
+        text = ", ".join(
+            filter(None, (f"{done:,} of {total:,} jobs", self._meter.blocks_text, self._meter.speed_text, left))
+        )
         with suppress(HTTPError, PrefectException):
             if self._artifact is None:
                 self._artifact = _created(create_progress_artifact(percent, key="segment-blocks", description=text))
@@ -140,37 +152,6 @@ def _created(artifact: object) -> UUID:
     """Prefect's functions are typed for async callers as well."""
     assert isinstance(artifact, UUID)
     return artifact
-
-
-class Progress:
-    """How far a batch is, from its events alone: blocks inferred and stitched, of earlier invocations too.
-
-    planned  scene -> blocks of its plan; a run that is resumed may be cut otherwise, and then counts as it is
-    """
-
-    def __init__(self, planned: dict[str, int]) -> None:
-        self._total = {scene: 2 * n for scene, n in planned.items()}
-        self._done: dict[str, int] = {}
-        self._failed = 0
-
-    def __call__(self, event: Event) -> None:
-        ledger, scene = event.ledger, event.ledger.run.manifest.scene
-        if scene not in self._done:  # the ledger has this event in it already
-            self._total[scene] = 2 * sum(1 for _ in ledger.run.grid.blocks())
-            self._done[scene] = sum(1 for job in ledger.done if job.stage in ("infer", "stitch"))
-        elif event.kind == "done" and event.job.stage in ("infer", "stitch"):
-            self._done[scene] += 1
-        self._failed += event.kind == "failed"
-
-    @property
-    def percent(self) -> float:
-        total = sum(self._total.values())
-        return min(100.0, 100.0 * sum(self._done.values()) / total) if total else 100.0
-
-    @property
-    def text(self) -> str:
-        failed = f"; {self._failed} jobs failed" if self._failed else ""
-        return f"{sum(self._done.values())} of {sum(self._total.values())} blocks inferred and stitched{failed}"
 
 
 def table_of(results: Sequence[SceneResult]) -> list[dict[str, Any]]:
@@ -224,7 +205,3 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _ignore(event: Event) -> None:
-    return

@@ -12,17 +12,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
 
 from flows.batch import SceneResult, hardware_for, run_batch
 from flows.server import embedded_server, environment, free_port
 from pipeline import infer
 from pipeline.errors import BlockError, RunError
 from pipeline.export import EXPORTS
-from pipeline.models.folder import write_bundle
-from pipeline.models.network import create
-from pipeline.models.spec import ModelSpec
 from pipeline.run import open_run
 from pipeline.scenes import plan_batch
 from pipeline.settings import Settings
@@ -34,39 +29,6 @@ CUT: dict[str, Any] = {"window": (32,), "overlap": (8,), "block": (48,), "thread
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with embedded_server(tmp_path_factory.mktemp("prefect")) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small real network with random weights."""
-    import torch
-
-    torch.manual_seed(0)
-    network = create("unet", "tu-test_resnet", 3, 3, {"encoder_depth": 3, "decoder_channels": [8, 8, 8]}).eval()
-    fields = {
-        "name": "tiny",
-        "classes": ["a", "b", "c"],
-        "channels": ["red", "green", "blue"],
-        "divisor": 8,
-        "normalisation": {"kind": "scale", "factor": 1 / 255},
-    }
-    folder = tmp_path_factory.mktemp("bundle") / "tiny"
-    return write_bundle(folder, network, ModelSpec.of(fields, "test"), "# tiny\n")
-
-
-@pytest.fixture
-def scenes(tmp_path: Path) -> Path:
-    """Two GeoTIFFs of 3 by 2 blocks in a folder."""
-    folder = tmp_path / "scenes"
-    folder.mkdir()
-    for seed, name in enumerate(("east", "west")):
-        pixels = np.random.default_rng(seed).integers(0, 256, (3, 110, 90), dtype=np.uint8)
-        profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 110, "width": 90, "photometric": "rgb"}
-        with rasterio.open(
-            folder / f"{name}.tif", "w", crs="EPSG:32633", transform=Affine(2, 0, 4e5, 0, -2, 5e6), **profile
-        ) as target:
-            target.write(pixels)
-    return folder
 
 
 def labels(run: str) -> Any:
@@ -115,7 +77,7 @@ def test_a_flow_run_segments_exports_and_leaves_its_traces(
     artifacts = artifacts_of(flow_run_id)
     assert set(artifacts) == {"segment-blocks", "segment-scenes"}
     assert artifacts["segment-blocks"].data == 100.0
-    assert artifacts["segment-blocks"].description == "24 of 24 blocks inferred and stitched"
+    assert artifacts["segment-blocks"].description.startswith("38 of 38 jobs, 12/12 blocks, ")
     table = artifacts["segment-scenes"].data
     rows = json.loads(table) if isinstance(table, str) else table
     assert [(row["scene"], row["status"]) for row in rows] == [("east", "complete"), ("west", "complete")]
@@ -153,17 +115,32 @@ def test_an_incomplete_run_fails_with_its_blocks_and_the_command_that_goes_on(
     assert again.result()[0]["windows_run"] == len(list(open_run(again.result()[0]["run"]).grid.owned((1, 1))))
 
 
+class Recorder:
+    """A watcher, as the command line has one."""
+
+    def __init__(self) -> None:
+        self.ledgers: list[Any] = []
+        self.events: list[Any] = []
+
+    def start(self, ledgers: Any) -> None:
+        self.ledgers = list(ledgers)
+
+    def __call__(self, event: Any) -> None:
+        self.events.append(event)
+
+
 def test_the_command_line_shows_up_as_a_flow_run(server: str, bundle: Path, scenes: Path, tmp_path: Path) -> None:
     """With its own events and results, and a rejected scene beside a good one."""
     from flows.segment import segment_batch
 
     (scenes / "gray.tif").write_bytes((scenes / "east.tif").read_bytes()[:200])
     settings = Settings(model=(str(bundle),), out=str(tmp_path / "runs"), **CUT)
-    events: list[Any] = []
+    watcher = Recorder()
     batch = plan_batch([str(scenes)], settings, hardware_for(settings))
-    results = segment_batch(batch, on_event=events.append)
+    results = segment_batch(batch, watcher=watcher)
     assert {r.name: r.fate for r in results} == {"east": "complete", "gray": "rejected", "west": "complete"}
-    assert {e.ledger.run.manifest.scene for e in events} == {"east", "west"}
+    assert len(watcher.ledgers) == 2
+    assert {e.ledger.run.manifest.scene for e in watcher.events} == {"east", "west"}
     runs = ask_server(lambda client: client.read_flow_runs())
     (failed,) = [r for r in runs if r.state_name == "Failed" and "gray is rejected" in r.state.message]
     assert "1 of 3 scenes; gray is rejected: " in failed.state.message
