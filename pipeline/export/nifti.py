@@ -47,7 +47,8 @@ def export_nifti(view: MaskView, path: str | Path) -> Exported:
             yield slab
 
     names = {str(c.value): c.name for c in view.classes}
-    write_nifti(target, slabs(), view.shape, codes.dtype, view.frame, labels=names, tags=view.tags)
+    tags = {f"seamline:{key}": value for key, value in view.tags.items()}
+    write_nifti(target, slabs(), view.shape, codes.dtype, view.frame, labels=names, tags=tags)
     return Exported(str(target), size_on_disk(target), substituted if codes.nodata is None else 0)
 
 

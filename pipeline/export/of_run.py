@@ -24,11 +24,11 @@ def view_of(run: Run) -> MaskView:
     """The run's mask with its classes, frame and provenance."""
     m = run.manifest
     tags = {
-        "SEAMLINE_RUN": m.run_name,
-        "SEAMLINE_VERSION": m.seamline,
-        "SEAMLINE_MODEL": m.spec.name,
-        "SEAMLINE_MODEL_SHA256": m.question.bundles[0],
-        "SEAMLINE_SOURCE": m.question.source.uri,
+        "run": m.run_name,
+        "version": m.seamline,
+        "model": m.spec.name,
+        "model_sha256": m.question.bundles[0],
+        "source": m.question.source.uri,
     }
     return MaskView(
         labels=run.array("labels"), classes=m.spec.classes, frame=m.frame, block=m.layout.block, name=m.scene, tags=tags

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.errors import FrameError
 from pipeline.export.place import Exported, local_target, placed, size_on_disk
@@ -55,7 +56,7 @@ def export_overlay(
     _legend(sheet, view, counts, bottom, right)
     _title(sheet, view, counts)
     with placed(target, ".png") as whole:
-        sheet.finished().save(whole, compress_level=6)
+        sheet.finished().save(whole, compress_level=6, pnginfo=_provenance(view))
     return Exported(str(target), size_on_disk(target))
 
 
@@ -219,3 +220,11 @@ def _title(sheet: Sheet, view: MaskView, counts: Counts) -> None:
     if counts.unresolved:
         facts.append(f"INCOMPLETE: {counts.unresolved:,} unresolved")
     sheet.text((MARGIN, 54), "   ".join(facts), 15, faint=True, width=room)
+
+
+def _provenance(view: MaskView) -> PngInfo:
+    """Text chunks under the keys that a mask as PNG has: a later run over the folder passes both over."""
+    info = PngInfo()
+    for key, value in view.tags.items():
+        info.add_text(f"seamline:{key}", value)
+    return info
