@@ -55,7 +55,8 @@ def whole(
         result = stitch.compute(manifest, j, given, missing)
         for name, data in result.arrays.items():
             target = out.setdefault(name, np.empty((*data.shape[: data.ndim - grid.ndim], *grid.extent), data.dtype))
-            target[(..., *grid.write(j).slices())] = data
+            where: Any = (..., *grid.write(j).slices())
+            target[where] = data
         tallies = {name: tallies.get(name, 0) + n for name, n in result.pixels.items()}
     return out, tallies
 

@@ -65,7 +65,9 @@ def made(name: str) -> str:
         spec = fake_spec(4, activation="sigmoid", decision=decision)
     else:
         spec = fake_spec(3, ndim=len(extent))
-    window = {"window": (6,), "overlap": (3,), "block": (6,)} if kind == "3-D" else {"window": (16,), "overlap": (6,)}
+    window: dict[str, Any] = (
+        {"window": (6,), "overlap": (3,), "block": (6,)} if kind == "3-D" else {"window": (16,), "overlap": (6,)}
+    )
     manifest = manifest_of(source, spec, blend=blend, save_scores=True, **{"block": (20,)} | window)
     model = FixedScores(spec) if kind == "floats" else CoordinateModel(spec)
     return digest(whole(manifest, source, model)[0])

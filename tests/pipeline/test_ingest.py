@@ -152,7 +152,7 @@ def test_killed_while_spooling_gives_the_same_bytes(tmp_path: Path) -> None:
     run = killed.planned(tmp_path / "killed", "sequential")
     assert read_status(run).status == "complete"
     for name in ("image", "valid", "labels", "confidence"):
-        np.testing.assert_array_equal(np.asarray(run.array(name)[...]), np.asarray(expected.array(name)[...]))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.asarray(run.array(name)[...]), np.asarray(expected.array(name)[...]))
 
 
 def test_shards_of_a_level_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

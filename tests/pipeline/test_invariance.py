@@ -77,7 +77,7 @@ def naive_disagreement(source: ArraySource, model: Any, grid: Grid) -> NDArray[n
             vote = numpy_scores(model)(image[(slice(None), *cut)][None], shown[cut][None])[0].argmax(0)
             low[cut], high[cut] = np.minimum(low[cut], vote), np.maximum(high[cut], vote)
     inside = tuple(slice(0, n) for n in extent)
-    return ((low != high) & shown)[inside] & valid
+    return np.asarray(((low != high) & shown)[inside] & valid)
 
 
 @given(scenes(), st.sampled_from(RAMPS), st.data())
@@ -125,7 +125,7 @@ def test_every_pixel_is_what_the_whole_image_oracle_says(scene: tuple[ArraySourc
 
 
 @given(few_windows(), st.sampled_from(RAMPS), st.integers(0, 9), st.integers(1, 4))
-@settings(BRIEF, max_examples=100)
+@settings(BRIEF, max_examples=60)
 def test_the_identity_model_gives_the_image_back(grid: Grid, blend: str, seed: int, batch: int) -> None:
     source = scene_of(grid.extent, seed)
     source.pixels %= 5
@@ -227,7 +227,7 @@ def test_a_real_network_gives_the_same_bytes_for_any_block(tmp_path: Path) -> No
     spec = fake_spec(4, 3, divisor=8)
     model = NetworkModel(spec, network, Constants((100.0,) * 3, (50.0,) * 3), torch.device("cpu"))
     rng = np.random.default_rng(2)
-    source = ArraySource(rng.integers(0, 256, (3, 150, 211)).astype(np.uint8))
+    source = ArraySource(rng.integers(0, 256, (3, 112, 150)).astype(np.uint8))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

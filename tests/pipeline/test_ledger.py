@@ -44,7 +44,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def walk(ledger: Ledger, choose: Any, fails: Any = lambda job: False) -> list[Job]:
     """Do every job, up to five at a time, ended in any order; the order in which they started."""
-    started, in_flight = [], []
+    started: list[Job] = []
+    in_flight: list[Job] = []
     while True:
         while len(in_flight) < 5 and (job := ledger.pop()) is not None:
             if ledger.hopeless(job):

@@ -123,6 +123,7 @@ def test_save_scores_are_the_blended_probabilities_and_nothing_where_there_is_no
     run = segment(tmp_path, source, model, window=(12,), overlap=(4,), block=(16,), save_scores=True)
     scores = np.asarray(run.array("scores")[...])
     assert scores.dtype == np.uint16
+    assert source.valid is not None
     expected = np.where(source.valid, source.pixels / 254, 0)
     np.testing.assert_allclose(scores / 65535, expected, rtol=0, atol=1.1 / 65535)
     plain = segment(tmp_path / "plain", source, model, window=(12,), overlap=(4,), block=(16,))

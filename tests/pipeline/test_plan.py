@@ -27,9 +27,12 @@ def info(shape: tuple[int, ...], channels: int = 1, dtype: str = "uint8") -> Any
     return ArraySource(np.broadcast_to(np.zeros((), dtype), (channels, *shape))).info
 
 
+def chosen(**settings: Any) -> Settings:
+    return Settings(model=("fake",), **settings)
+
+
 def plan(shape: tuple[int, ...], spec: ModelSpec, hardware: Hardware = HARDWARE, **settings: Any) -> Plan:
-    chosen = Settings(model=("fake",), **settings)
-    return make_plan(chosen, info(shape, len(spec.channels)), spec, ("0" * 64,), hardware, scene="scene")
+    return make_plan(chosen(**settings), info(shape, len(spec.channels)), spec, ("0" * 64,), hardware, scene="scene")
 
 
 def grid(shape: tuple[int, ...], spec: ModelSpec, **settings: Any) -> Grid:
@@ -112,14 +115,23 @@ def test_auto_numerics_come_from_the_hardware_and_flags_win() -> None:
 
 def test_the_digest_is_the_questions_alone() -> None:
     base = plan((900, 900), NET).manifest
-    for same in ({"batch": 4}, {"block": (512,)}, {"workers": 2}, {"precision": "bf16"}):
+    same_question: list[dict[str, Any]] = [{"batch": 4}, {"block": (512,)}, {"workers": 2}, {"precision": "bf16"}]
+    for same in same_question:
         assert plan((900, 900), NET, **same).manifest.digest == base.digest
-    for other in ({"window": (320,)}, {"overlap": (64,)}, {"blend": "mean"}, {"save_scores": True}, {"nodata": 0.0}):
+    others: list[dict[str, Any]] = [
+        {"window": (320,)},
+        {"overlap": (64,)},
+        {"blend": "mean"},
+        {"save_scores": True},
+        {"nodata": 0.0},
+    ]
+    for other in others:
         assert plan((900, 900), NET, **other).manifest.digest != base.digest
 
 
 def test_a_manifest_is_read_back_as_it_was() -> None:
-    for settings in ({}, {"nodata": -9999.0}, {"scales": (0.5, 1.0), "tta": "d4"}):
+    cases: list[dict[str, Any]] = [{}, {"nodata": -9999.0}, {"scales": (0.5, 1.0), "tta": "d4"}]
+    for settings in cases:
         made = plan((900, 900), NET, **settings).manifest
         assert Manifest.from_bytes(made.to_bytes()) == made
         assert Manifest.from_bytes(made.to_bytes()).digest == made.digest
@@ -159,7 +171,7 @@ def test_what_cannot_be_is_refused_with_its_cure(
 
 def test_too_many_channels_name_both_lists() -> None:
     with pytest.raises(SourceError, match=r"4 channels \(channel 0, .* model wants 1 channel \(channel 0\).*--bands"):
-        make_plan(Settings(model=("fake",)), info((90, 90), 4), NET, ("0" * 64,), HARDWARE, scene="scene")
+        make_plan(chosen(), info((90, 90), 4), NET, ("0" * 64,), HARDWARE, scene="scene")
 
 
 def test_a_plan_that_cannot_fit_is_refused_and_its_cure_fits() -> None:
@@ -206,17 +218,13 @@ def test_peak_memory_does_not_grow_with_the_scene() -> None:
 def test_bytes_on_disk_are_counted_over_levels(tmp_path: Path) -> None:
     source = ArraySource(np.zeros((2, 130, 90), np.uint16))
     settings = {"window": (32,), "overlap": (8,), "block": (48,), "save_scores": True}
-    made = make_plan(
-        Settings(model=("fake",), **settings), source.info, fake_spec(3, 2), ("0" * 64,), HARDWARE, scene="s"
-    )
+    made = make_plan(chosen(**settings), source.info, fake_spec(3, 2), ("0" * 64,), HARDWARE, scene="s")
     run = create_run(str(tmp_path), made.manifest)
     names = ("image", "valid", "labels", "confidence", "disagreement", "scores")
     assert made.output_bytes == sum(run.array(name).nbytes for name in names)  # type: ignore[arg-type]
     assert made.spool_bytes == 0
     source.access = "sequential"
-    spooled = make_plan(
-        Settings(model=("fake",), **settings), source.info, fake_spec(3, 2), ("0" * 64,), HARDWARE, scene="s"
-    )
+    spooled = make_plan(chosen(**settings), source.info, fake_spec(3, 2), ("0" * 64,), HARDWARE, scene="s")
     assert spooled.spool_bytes == 130 * 90 * (2 * 2 + 1)
 
 
@@ -226,7 +234,7 @@ def test_partials_stay_under_what_was_planned(tmp_path: Path) -> None:
     run = segment(tmp_path, source, CoordinateModel(fake_spec(3)), **windows)
     filed = sum(o.n_bytes for r in run.receipts("infer") for o in r.outputs.values())
     headers = 600 * sum(len(r.outputs) for r in run.receipts("infer"))
-    made = make_plan(Settings(model=("fake",), **windows), source.info, fake_spec(3), ("0" * 64,), HARDWARE, scene="s")
+    made = make_plan(chosen(**windows), source.info, fake_spec(3), ("0" * 64,), HARDWARE, scene="s")
     assert 0 < filed - headers < made.partial_bytes
 
 
@@ -244,14 +252,14 @@ def test_partials_stay_under_what_was_planned(tmp_path: Path) -> None:
     ],
 )
 def test_a_flag_that_contradicts_the_run_names_both_values(flag: str, value: Any, shown: tuple[str, str]) -> None:
-    base = {"window": (64,), "overlap": (16,)}
+    base: dict[str, Any] = {"window": (64,), "overlap": (16,)}
     spec = fake_spec(2)
     found = plan((300, 300), spec, block=(48, 48), **base).manifest
     given = {"block": (48, 48), **base} | {flag: value}
     planned = plan((300, 300), spec, **given).manifest
     assert planned.run_name == found.run_name
     with pytest.raises(UsageError) as caught:
-        adopt(planned, found, Settings(model=("fake",), **given))
+        adopt(planned, found, chosen(**given))
     for words in (*shown, f"leave --{flag} out", "--out"):
         assert words in str(caught.value)
 
@@ -262,7 +270,7 @@ def test_what_was_auto_is_adopted() -> None:
     planned = plan((300, 300), spec, gpu, window=(64,)).manifest
     assert planned.numerics != found.numerics
     assert planned.layout != found.layout
-    adopt(planned, found, Settings(model=("fake",), window=(64,)))
+    adopt(planned, found, chosen(window=(64,)))
 
 
 def test_a_run_of_another_algorithm_is_not_gone_on_with() -> None:
@@ -271,7 +279,7 @@ def test_a_run_of_another_algorithm_is_not_gone_on_with() -> None:
         update={"numerics": planned.numerics.model_copy(update={"algorithm": 0}), "seamline": "0.0.9"}
     )
     with pytest.raises(UsageError, match=r"made with algorithm 0.*with algorithm \d+.*finish it with Seamline 0\.0\.9"):
-        adopt(planned, old, Settings(model=("fake",)))
+        adopt(planned, old, chosen())
 
 
 def test_the_manifest_on_disk_wins(tmp_path: Path) -> None:

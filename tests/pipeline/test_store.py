@@ -31,7 +31,7 @@ from tests.runs import ArraySource, drive, make_run, make_worker, segment
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """An empty bucket of a mock S3 server."""
-    import boto3
+    import boto3  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -211,7 +211,7 @@ def test_a_full_disk_stops_the_run_once_and_it_can_go_on(tmp_path: Path, monkeyp
     assert read_status(run).status == "complete"
     expected = killed.planned(whole)
     for name in ("labels", "confidence"):
-        np.testing.assert_array_equal(np.asarray(run.array(name)[...]), np.asarray(expected.array(name)[...]))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.asarray(run.array(name)[...]), np.asarray(expected.array(name)[...]))
 
 
 @pytest.fixture
