@@ -60,11 +60,11 @@ def connect(cpus: int) -> Connection:
 
 
 def resources() -> dict[str, float]:
-    """CPU, GPU and memory of the whole cluster; what counts nodes and Ray's own is left out."""
+    """CPUs and GPUs of the whole cluster, in use or not."""
     import ray
 
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {name: found[name] for name in ("CPU", "GPU", "memory") if name in found}
+    return {name: found[name] for name in ("CPU", "GPU") if name in found}
 
 
 def cluster_hardware(settings: Settings, *, patience: float = 900.0) -> Hardware:
@@ -103,7 +103,7 @@ def per_worker(node: Hardware, workers: int, nodes: int) -> Hardware:
 
 def stuck(what: str, seconds: float, gpu: bool, cause: str = "") -> StuckError:
     """Nothing can take a job: what the cluster has, and the cure."""
-    has = ", ".join(f"{n:g} {name}" for name, n in sorted(resources().items())) or "nothing"
+    has = ", ".join(f"{n:g} {name}" for name, n in sorted(resources().items())) or "no node"
     cure = (
         "start a node with a GPU, or use --device cpu" if gpu else "start a node with free CPUs, or use fewer --workers"
     )
