@@ -45,15 +45,21 @@ _SCORES: dict[str, Any] = {"rich_help_panel": "How windows are scored"}
 _WORKS: dict[str, Any] = {"rich_help_panel": "What does the work"}
 
 
-@app.callback()
-def _about(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
 
-        print(f"seamline {installed('seamline')}")
+        print(f"seamline {version('seamline')}")
         raise typer.Exit
+
+
+@app.callback()
+def _any_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    return
 
 
 @app.command(
@@ -352,9 +358,6 @@ def main() -> None:
         code = BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = OK
     except Exception as e:
         show = getattr(e, "show", None)  # typer's own errors say which option is wrong
         if show is None:

@@ -16,6 +16,7 @@ from pipeline.plan import Hardware, Plan, adopt, make_plan
 from pipeline.run import MANIFEST, Run, create_run, open_run
 from pipeline.settings import Settings
 from pipeline.sources import find_scenes, open_source, scene_names
+from pipeline.sources.whole import check_whole
 from pipeline.store import Store, join
 
 
@@ -109,6 +110,7 @@ def _plan_scene(name: str, uri: str, settings: Settings, bundles: Sequence[Path]
             info = source.info
         finally:
             source.close()
+        check_whole(uri)
         read = [read_spec(bundle, info.dtype) for bundle in bundles]
         (spec, *ensemble), notes = [spec for spec, _ in read], [note for _, notes in read for note in notes]
         digests = [bundle_digest(bundle) for bundle in bundles]

@@ -22,6 +22,10 @@ from obstore.store import LocalStore, from_url
 from pipeline.errors import StoreError, UsageError
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "memory", "file")
+_CHATTER = re.compile(
+    r"^Generic \w+ error: (Error performing )?|, after \d+ retries, max_retries: \d+, retry_timeout: \w+ *|"
+    r" \(os error \d+\)|\[Errno \d+\] "
+)
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
 
@@ -197,5 +201,8 @@ def _remove_empty(folder: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, in one line, without what only its library's authors understand."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    if "No space left" in text:
+        return "No space left on device; free some and run the same command again, nothing that is finished is lost"
+    return _CHATTER.sub("", text.splitlines()[0]) if text else type(error).__name__

@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import NotFoundError
 
 from pipeline.errors import SourceError, StoreError
-from pipeline.store import Entry, Store, is_local, join, local_path, scheme_of, split
+from pipeline.store import Entry, Store, first_line, is_local, join, local_path, scheme_of, split
 
 BLOCK_BYTES = 512 * 1024  # one request brings at least this much
 KEPT_BLOCKS = 32
@@ -27,8 +27,7 @@ def reason(error: BaseException) -> str:
     """The innermost cause of an error in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(error)
 
 
 def normal(uri: str) -> str:
