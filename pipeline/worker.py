@@ -81,6 +81,7 @@ class Worker:
         load: Callable[[Run], Model] | None = None,
         open_source: Callable[[SourceRecord], Source] | None = None,
     ) -> None:
+        memory.one_arena()
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._load = load or load_run_model
         self._open_source = open_source or open_run_source

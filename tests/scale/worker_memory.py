@@ -20,7 +20,7 @@ import torch
 from flows.pool import Event, run_jobs
 from flows.serial import SerialEngine
 from pipeline.ledger import Ledger
-from pipeline.memory import plan_memory, trim
+from pipeline.memory import one_arena, plan_memory, trim
 from pipeline.models.spec import ModelSpec
 from pipeline.plan import Hardware, make_plan
 from pipeline.run import Run, create_run
@@ -124,4 +124,5 @@ def measure(scene: str, folder: str, n_classes: int, block: int) -> dict[str, An
 
 
 if __name__ == "__main__":
+    one_arena()
     print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
