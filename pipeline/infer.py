@@ -156,8 +156,9 @@ def _check(scores: Tensor, windows: list[Index], grid: Grid) -> None:
     """Non-finite scores would become class 0 in silence. One sum a window tells: it is finite iff they all are."""
     finite = scores[: len(windows)].flatten(1).sum(1).isfinite().tolist()
     if not all(finite):
+        where = grid.window_box(windows[finite.index(False)])
         raise BlockError(
-            f"the model gave scores that are not finite in the window at {grid.window_box(windows[finite.index(False)])}; "
+            f"the model gave scores that are not finite in the window at {where}; "
             "check its weights and normalisation, or use --precision fp32"
         )
 
