@@ -35,11 +35,13 @@ class Pair:
 class Picture:
     """One labelled 2-D picture.
 
+    scene   the file it comes from: slices of one volume share it, and with it their statistics
     image   ``(C, y, x)`` as stored;  valid   ``(y, x)`` bool
     target  ``(y, x)`` uint8: class index, or 255 for pixels that carry no label or are not valid
     """
 
     name: str
+    scene: str
     image: NDArray[Any]
     valid: NDArray[np.bool_]
     target: NDArray[np.uint8]
@@ -96,8 +98,8 @@ def _pictures(pair: Pair, data: DataConfig, classes: Sequence[ClassSpec], channe
     target = np.where(valid, to_indices(mask, data, classes, pair.mask), np.uint8(IGNORE))
     name = Path(pair.image).name
     if image.ndim == 3:
-        return [Picture(name, image, valid, target)]
-    return [Picture(f"{name}[{z}]", image[:, z], valid[z], target[z]) for z in range(len(target))]
+        return [Picture(name, pair.image, image, valid, target)]
+    return [Picture(f"{name}[{z}]", pair.image, image[:, z], valid[z], target[z]) for z in range(len(target))]
 
 
 def to_indices(mask: NDArray[Any], data: DataConfig, classes: Sequence[ClassSpec], where: str) -> NDArray[np.uint8]:

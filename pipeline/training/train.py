@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -75,10 +75,21 @@ def _read(config: TrainConfig) -> dict[str, list[Picture]]:
             raise UsageError(
                 f"data: no picture in the split {split!r}; the splits found are {', '.join(found) or 'none'}"
             )
+    return _one_dtype(read, config.normalisation)
+
+
+def _one_dtype(read: dict[str, list[Picture]], rule: Normalisation | None) -> dict[str, list[Picture]]:
+    """Pictures of several dtypes have one only where each scene is normalised by its own statistics."""
     dtypes = sorted({str(p.image.dtype) for found in read.values() for p in found})
-    if len(dtypes) > 1:
-        raise UsageError(f"data: pictures must share one dtype, found {', '.join(dtypes)}")
-    return read
+    if len(dtypes) == 1:
+        return read
+    if rule is None or not needs_histogram(rule):
+        raise UsageError(
+            f"data: pictures must share one dtype, found {', '.join(dtypes)}; convert them, or let every scene be "
+            "normalised by its own statistics (normalisation percentile or zscore)"
+        )
+    common = np.result_type(*dtypes)
+    return {split: [replace(p, image=p.image.astype(common)) for p in found] for split, found in read.items()}
 
 
 def _sum_histograms(pictures: Sequence[Picture]) -> list[Histogram]:
@@ -118,9 +129,15 @@ def _spec(config: TrainConfig, rule: Normalisation, stats: InputStats) -> ModelS
 
 
 def _normalised(name: str, pictures: list[Picture], rule: Normalisation) -> Split:
-    """Each picture with constants of its own where the rule takes them from the scene, as a run would."""
-    constants = [resolve(rule, p.histograms() if needs_histogram(rule) else None, p.image.dtype) for p in pictures]
-    return Split(name, pictures, constants)
+    """Each picture with constants of its scene where the rule takes them from there, as a run would."""
+    by_scene: dict[str, list[Histogram]] = {}
+    for p in pictures if needs_histogram(rule) else ():
+        before = by_scene.get(p.scene)
+        by_scene[p.scene] = (
+            p.histograms() if before is None else [a + b for a, b in zip(before, p.histograms(), strict=True)]
+        )
+    constants = {p.scene: resolve(rule, by_scene.get(p.scene), p.image.dtype) for p in pictures}
+    return Split(name, pictures, [constants[p.scene] for p in pictures])
 
 
 def _network(config: TrainConfig, spec: ModelSpec) -> torch.nn.Module:

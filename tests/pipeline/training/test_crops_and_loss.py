@@ -19,7 +19,7 @@ def picture(shape: tuple[int, int], seed: int = 0) -> Picture:
     """An image that *is* its target: blocks of 4 pixels with value 40 k for class k."""
     blocks = np.random.default_rng(seed).integers(0, 5, tuple(-(-s // 4) for s in shape))
     target = np.kron(blocks, np.ones((4, 4), int))[: shape[0], : shape[1]].astype(np.uint8)
-    return Picture("p", np.stack([40 * target, 40 * target]), np.ones(shape, bool), target)
+    return Picture("p", "p", np.stack([40 * target, 40 * target]), np.ones(shape, bool), target)
 
 
 def crops(p: Picture, size: int = 16, **augment: object) -> Crops:
@@ -66,7 +66,7 @@ def test_hue_turns_colours_and_leaves_grey_alone() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (3, 16, 16)).astype(np.uint8)
     image[:, :8] = image[0, :8]
-    p = Picture("p", image, np.ones((16, 16), bool), np.zeros((16, 16), np.uint8))
+    p = Picture("p", "p", image, np.ones((16, 16), bool), np.zeros((16, 16), np.uint8))
     plain, turned = (crops(p, flips=False, rot90=False, hue=h).batch(3, 1)[0][0] for h in (0.0, 1.0))
     torch.testing.assert_close(turned[:, :8], plain[:, :8])
     assert (turned[:, 8:] - plain[:, 8:]).abs().mean() > 0.5

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SourceError, UsageError
-from pipeline.models.spec import ClassSpec
+from pipeline.models.spec import ClassSpec, Percentile
 from pipeline.training.config import DataConfig
-from pipeline.training.pictures import IGNORE, Pair, list_pairs, read_pictures, to_indices
+from pipeline.training.pictures import IGNORE, Pair, Picture, list_pairs, read_pictures, to_indices
+from pipeline.training.train import _normalised, _one_dtype
 
 CLASSES = [ClassSpec(name=n, value=v, color="#000000") for n, v in (("land", 2), ("pond", 1), ("reed", 300))]
 
@@ -69,6 +70,34 @@ def test_a_volume_is_its_slices(tmp_path: Path) -> None:
         assert s.image.shape == (1, 5, 4)
         np.testing.assert_array_equal(s.target, s.image[0] > 450)
         np.testing.assert_array_equal(s.image[0], stored[:, :, z].T)
+
+
+def test_slices_of_a_volume_share_its_statistics() -> None:
+    """Inference normalises a volume as a whole; slices that were stretched one by one would be other pictures."""
+    target = np.zeros((4, 4), np.uint8)
+    dark, bright = (
+        np.full((1, 4, 4), v, np.float32) + np.arange(16, dtype=np.float32).reshape(1, 4, 4) for v in (0, 900)
+    )
+    pictures = [Picture(f"v[{z}]", "v", image, target == 0, target) for z, image in enumerate((dark, bright))]
+    alone = [Picture(p.name, p.name, p.image, p.valid, p.target) for p in pictures]
+    together, apart = (
+        _normalised("train", found, Percentile(low=0, high=100)).constants for found in (pictures, alone)
+    )
+    assert together[0] == together[1]
+    assert together[0].scale[0] == pytest.approx(915, rel=0.01)
+    assert apart[0].scale[0] == pytest.approx(15, rel=0.01)
+
+
+def test_pictures_of_two_dtypes_need_statistics_of_their_own() -> None:
+    target = np.zeros((4, 4), np.uint8)
+    mixed = {
+        "train": [Picture("a", "a", np.ones((1, 4, 4), np.uint8), target == 0, target)],
+        "val": [Picture("b", "b", np.ones((1, 4, 4), np.float32), target == 0, target)],
+    }
+    found = _one_dtype(mixed, Percentile())
+    assert {p.image.dtype for split in found.values() for p in split} == {np.dtype(np.float32)}
+    with pytest.raises(UsageError, match=r"share one dtype, found float32, uint8; convert them.*percentile or zscore"):
+        _one_dtype(mixed, None)
 
 
 def test_a_mask_of_another_shape_or_with_colours_is_named(tmp_path: Path) -> None:

@@ -84,10 +84,15 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         read_config(written(tmp_path, "a: [", "c.yml"))
 
 
-EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.toml"))
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_committed_configs_are_valid(path: Path) -> None:
+    assert read_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", [EXAMPLES / "nuclei.toml", EXAMPLES / "landcover.toml"], ids=lambda p: p.stem)
 def test_the_committed_configs_describe_the_bundles_that_ship(path: Path) -> None:
     from pipeline.models.bundle import read_spec, resolve_bundle
 

@@ -187,7 +187,7 @@ def test_scores_are_sklearn_free_arithmetic_and_a_missed_class_counts_0() -> Non
 def test_predictions_cover_every_pixel_of_odd_shapes() -> None:
     rng = np.random.default_rng(0)
     target = rng.integers(0, 3, (37, 53)).astype(np.uint8)
-    picture = Picture("p", target[None], np.ones(target.shape, bool), target)
+    picture = Picture("p", "p", target[None], np.ones(target.shape, bool), target)
 
     def one_hot(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(x[:, 0].round().long(), 3).movedim(-1, 1).float()
