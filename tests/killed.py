@@ -36,11 +36,11 @@ class SlowModel:
         return self.inner.scores(pixels, valid)
 
 
-def scene(access: str = "random") -> ArraySource:
-    """43 blocks of 24 x 24, some of them thin; every normalisation constant comes from the pixels."""
+def scene(access: str = "random", extent: tuple[int, int] = (147, 99)) -> ArraySource:
+    """35 blocks of 24 x 24 if not told otherwise, some of them thin; constants come from the pixels."""
     rng = np.random.default_rng(11)
-    valid = rng.random((147, 99)) > 0.1
-    return ArraySource(rng.integers(0, 1000, (1, 147, 99)).astype(np.uint16), valid, access)
+    valid = rng.random(extent) > 0.1
+    return ArraySource(rng.integers(0, 1000, (1, *extent)).astype(np.uint16), valid, access)
 
 
 def model(seconds: float = 0.0) -> SlowModel:
