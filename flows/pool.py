@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from pipeline.errors import RunError, SeamlineError, SourceChangedError, StoreError
+from pipeline.errors import NumericsError, RunError, SeamlineError, SourceChangedError, StoreError
 from pipeline.ledger import Ledger
 from pipeline.receipts import Failure, Job, Receipt
 from pipeline.stitch import MissingPieceError
@@ -190,7 +190,7 @@ class _Pool:
                 self.on_event(Event("done", ledger, order.job, receipt))
             elif isinstance(outcome.error, MissingPieceError):
                 self._heal(ledger, tries, order, outcome.error)
-            elif isinstance(outcome.error, SourceChangedError | StuckError):
+            elif isinstance(outcome.error, NumericsError | SourceChangedError | StuckError):
                 tries.fatal = tries.fatal or outcome.error
             else:
                 self._retry(ledger, tries, outcome)

@@ -96,7 +96,7 @@ def array_spec(manifest: Manifest, name: ArrayName, level: int = 0) -> ArraySpec
     source = manifest.question.source
     dtype, channels, fill = {
         "image": (source.dtype, len(source.channels), 0),
-        "valid": ("uint8", None, 0),
+        "valid": ("uint8", None, 255),
         "labels": (manifest.label_dtype, None, manifest.unresolved_code),
         "confidence": ("uint8", None, 255),
         "disagreement": ("uint8", None, 0),

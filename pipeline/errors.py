@@ -11,6 +11,7 @@ __all__ = [
     "FrameError",
     "GeometryError",
     "ModelError",
+    "NumericsError",
     "RunError",
     "SeamlineError",
     "SourceChangedError",
@@ -42,6 +43,10 @@ class ModelError(SeamlineError, ValueError):
 
 class RunError(SeamlineError, RuntimeError):
     """A run directory that is not one, or is in no state for what was asked."""
+
+
+class NumericsError(SeamlineError, RuntimeError):
+    """A worker that would not compute the bytes that a run was planned with: another device, library or model."""
 
 
 class BlockError(SeamlineError, RuntimeError):

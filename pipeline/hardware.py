@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import UsageError
 from pipeline.plan import Hardware
@@ -16,7 +17,7 @@ _UNLIMITED = 1 << 60
 
 
 def detect(settings: Settings) -> Hardware:
-    """Of this process. torch is imported only if ``settings.device`` leaves a GPU open.
+    """Of this process.
 
     Raises UsageError for a GPU that is asked for and not there.
     """
@@ -26,7 +27,17 @@ def detect(settings: Settings) -> Hardware:
             "--device cuda: torch sees no CUDA device here; use --device cpu, "
             "or run where there is one (check the driver, and that this torch was built for CUDA)"
         )
-    return Hardware(device="cuda" if cuda else "cpu", threads=cpu_count(), memory_bytes=memory_available(), bf16=bf16)
+    device: Literal["cpu", "cuda"] = "cuda" if cuda else "cpu"
+    return Hardware(device, cpu_count(), memory_available(), bf16, arithmetic(device))
+
+
+def arithmetic(device: Literal["cpu", "cuda"]) -> str:
+    """What decides the last bits of a forward pass here: torch and its instructions, or its device."""
+    import torch
+
+    if device == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def cpu_count(root: Path = CGROUP_ROOT, own: Path = Path("/proc/self/cgroup")) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.blend import Decision, Slab, Sums, to_confidence
 from pipeline.errors import BlockError
 from pipeline.manifest import SCORE_ONE
+from pipeline.pixels import read_valid
 from pipeline.receipts import Output
 from pipeline.run import Run
 from tiling import Box, Grid, Index, RampName, pieces
@@ -56,9 +57,7 @@ def read(run: Run, j: Index) -> BlockPixels:
         return BlockPixels(
             box, np.empty((channels, *box.shape), run.manifest.question.source.dtype), np.empty(box.shape, bool)
         )
-    where = box.slices()
-    valid = np.asarray(run.array("valid")[where]) != 0
-    return BlockPixels(box, read_image(run, box), valid)
+    return BlockPixels(box, read_image(run, box), read_valid(run, box))
 
 
 def read_image(run: Run, box: Box) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from pipeline.models.normalise import needs_histogram
 from pipeline.models.spec import ModelSpec
@@ -31,7 +31,11 @@ class _Record(BaseModel):
 
 
 class SourceRecord(_Record):
-    """The source as it was planned. ``channels`` are the indices read, ``channel_names`` their names in the source."""
+    """The source as it was planned. ``channels`` are the indices read, ``channel_names`` their names in the source.
+
+    ``uri`` is absolute, and where the source lay, not what was asked: it is no part of the digest. ``nodata`` is
+    the rule, ``nodata_values`` what came of it for each channel.
+    """
 
     uri: str
     fingerprint: str
@@ -41,6 +45,7 @@ class SourceRecord(_Record):
     channels: tuple[int, ...]
     channel_names: tuple[str, ...]
     nodata: float | str
+    nodata_values: tuple[float | None, ...] = ()
     frame: dict[str, Any]
 
 
@@ -59,7 +64,10 @@ class Question(_Record):
 
 
 class Numerics(_Record):
-    """How it is computed; labels are byte-identical within one value of this."""
+    """How it is computed; labels are byte-identical within one value of this.
+
+    ``arithmetic`` names what computes: the version of torch, and the instructions or the device it uses.
+    """
 
     backend: str
     precision: Precision
@@ -67,6 +75,7 @@ class Numerics(_Record):
     batch: int
     threads: int
     algorithm: int
+    arithmetic: str = ""
 
 
 class Layout(_Record):
@@ -94,6 +103,13 @@ class Manifest(_Record):
     spec: ModelSpec
     ensemble: tuple[ModelSpec, ...] = ()
 
+    @field_validator("scene")
+    @classmethod
+    def _stays_in_its_folder(cls, scene: str) -> str:
+        if scene in ("", ".", "..") or any(c in scene for c in "/\\\0"):
+            raise ValueError(f"a scene's name is part of file names, and {scene!r} cannot be")
+        return scene
+
     @property
     def specs(self) -> tuple[ModelSpec, ...]:
         """Of every bundle, in order."""
@@ -107,7 +123,9 @@ class Manifest(_Record):
     @property
     def digest(self) -> str:
         """The first 12 hexadecimal digits of the question's SHA-256."""
-        return digest12(self.question.model_dump(mode="json"))
+        asked = self.question.model_dump(mode="json")
+        del asked["source"]["uri"]
+        return digest12(asked)
 
     @property
     def run_name(self) -> str:

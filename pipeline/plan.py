@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import prod
+from math import lcm, prod
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ class Hardware:
     threads: int
     memory_bytes: int
     bf16: bool = False
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def make_plan(
     ndim = len(info.shape)
     if spec.ndim > ndim:
         raise UsageError(f"{spec.name} reads volumes, and {info.uri} is an image of shape {info.shape}")
-    window, overlap = choose_window(settings, info.shape, spec)
+    window, overlap = choose_window(settings, info.shape, spec, lcm(*(s.divisor for s in (spec, *ensemble))))
     block = choose_block(settings, info.shape, window, overlap, spec.ndim)
     grid = Grid.of(info.shape, window, overlap, block)
     question = Question(
@@ -165,7 +166,7 @@ def check_ensemble(specs: Sequence[ModelSpec]) -> None:
 
 
 def choose_window(
-    settings: Settings, shape: tuple[int, ...], spec: ModelSpec
+    settings: Settings, shape: tuple[int, ...], spec: ModelSpec, divisor: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Window and overlap per axis. Unless ``--window`` says otherwise, no axis gets more than the scene needs."""
     slices = len(shape) - spec.ndim
@@ -173,17 +174,17 @@ def choose_window(
     default = spec.window or (WINDOW_2D if spec.ndim == 2 else WINDOW_3D,) * spec.ndim
     wanted = (1,) * slices + tuple(default)
     if given:
-        bad = [w for w in given[slices:] if w % spec.divisor]
+        bad = [w for w in given[slices:] if w % divisor]
         if bad or any(w != 1 for w in given[:slices]):
             raise UsageError(
-                f"window {given} does not fit {spec.name}: sides must be multiples of {spec.divisor}"
+                f"window {given} does not fit {spec.name}: sides must be multiples of {divisor}"
                 + (", and 1 along z for a 2-D network" if slices else "")
-                + f"; use --window {','.join(map(str, _rounded(given, spec.divisor, slices)))}"
+                + f"; use --window {','.join(map(str, _rounded(given, divisor, slices)))}"
             )
         window = given
     else:
         window = tuple(
-            min(w, _up(e, spec.divisor)) if n >= slices else w
+            min(_up(w, divisor), _up(e, divisor)) if n >= slices else w
             for n, (w, e) in enumerate(zip(wanted, shape, strict=True))
         )
     overlap = _per_axis(settings.overlap, len(shape), "overlap", slices, sliced=0)
@@ -236,6 +237,7 @@ def choose_numerics(settings: Settings, hardware: Hardware) -> Numerics:
         batch=settings.batch or (8 if device == "cuda" else 1),
         threads=settings.threads or max(1, hardware.threads // (settings.workers if device == "cpu" else 1)),
         algorithm=ALGORITHM,
+        arithmetic=hardware.arithmetic,
     )
 
 
@@ -308,6 +310,7 @@ def _source_record(info: SourceInfo, channels: tuple[int, ...], nodata: float | 
         channels=channels,
         channel_names=tuple(info.channels[c] for c in channels),
         nodata=nodata,
+        nodata_values=tuple(info.nodata[c] for c in channels),
         frame=info.frame.to_json(),
     )
 

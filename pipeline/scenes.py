@@ -11,13 +11,14 @@ from pipeline.errors import SeamlineError, StoreError
 from pipeline.manifest import Manifest
 from pipeline.memory import plan_memory
 from pipeline.models.bundle import bundle_digest, bundle_files, cache_folder, load_network, read_spec, resolve_bundle
+from pipeline.models.locate import PROGRAM, weights_of
 from pipeline.ngff import describe_scene
-from pipeline.plan import Hardware, Plan, adopt, make_plan
+from pipeline.plan import Hardware, Plan, adopt, check_memory, make_plan
 from pipeline.run import MANIFEST, Run, create_run, open_run
 from pipeline.settings import Settings
 from pipeline.sources import find_scenes, open_source, scene_names
 from pipeline.sources.whole import check_whole
-from pipeline.store import Store, join
+from pipeline.store import Store, absolute, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def plan_batch(paths: Sequence[str], settings: Settings, hardware: Hardware) -> 
         read_spec(bundle)  # broken for one scene is broken for all
     found = find_scenes(paths)
     names = scene_names(found.scenes)
-    scenes = tuple(_plan_scene(names[uri], uri, settings, bundles, hardware) for uri in found.scenes)
+    settings = settings.model_copy(update={"out": absolute(settings.out)})
+    scenes = tuple(_plan_scene(names[uri], absolute(uri), settings, bundles, hardware) for uri in found.scenes)
     return Batch(scenes, found.skipped, bundles, settings)
 
 
@@ -66,8 +68,8 @@ def check_bundles(batch: Batch) -> None:
 
     Raises ModelError if weights do not fit what their bundle says, or have to be trusted.
     """
-    if any(scene.found is None for scene in batch.planned):
-        for bundle in batch.bundles:
+    for bundle in batch.bundles:
+        if any(scene.found is None for scene in batch.planned) or weights_of(bundle).name == PROGRAM:
             spec, _ = read_spec(bundle)
             load_network(bundle, spec, trust=batch.settings.trust_model)
 
@@ -79,8 +81,9 @@ def start_run(scene: Scene, batch: Batch) -> Run:
     create_arrays(run.store, run.manifest)
     for n, bundle in enumerate(batch.bundles):
         for file in bundle_files(bundle):
-            if not run.bundle(n).exists(file.name):
-                run.bundle(n).put(file.name, file.read_bytes())
+            data = file.read_bytes()
+            if run.bundle(n).get_or_none(file.name) != data:
+                run.bundle(n).put(file.name, data)
     describe_scene(run)
     return run
 
@@ -118,6 +121,7 @@ def _plan_scene(name: str, uri: str, settings: Settings, bundles: Sequence[Path]
         found = find_run(settings.out, plan.manifest)
         if found is not None:
             adopt(plan.manifest, found.manifest, settings)
+            check_memory(Plan(found.manifest, plan_memory(found.manifest), ()), settings, hardware)
             plan = Plan(found.manifest, plan_memory(found.manifest), (*plan.notes, f"goes on with {found.uri}"))
         return Scene(name, uri, plan=replace(plan, notes=(*plan.notes, *notes)), found=found)
     except SeamlineError as e:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -42,7 +42,9 @@ class Settings(BaseModel):
     device: Device = Field("auto")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of one worker's forward pass")
     tta: Literal["flips", "d4"] | None = Field(None, description="average over flips, or flips and rotations")
-    scales: tuple[float, ...] = Field((), description="average over these zooms of each window")
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        (), description="average over these zooms of each window"
+    )
     save_scores: bool = Field(False, description="keep the score of every class, uint16")
     trust_model: bool = Field(False, description="allow .pt2 archives, which can run code")
     engine: Engine = Field("auto")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.blend import Decision, Sums
 from pipeline.infer import Parts, settle
 from pipeline.manifest import Manifest
+from pipeline.pixels import read_valid
 from pipeline.receipts import Job, Output
 from pipeline.run import Run
 from tiling import Box, Index, incoming, pieces, upstream
@@ -120,7 +121,7 @@ def _read_valid(run: Run, j: Index) -> NDArray[np.bool_]:
     box = run.grid.write(j)
     if run.receipt(Job("ingest", j)) is None:
         return np.ones(box.shape, bool)
-    return np.asarray(np.asarray(run.array("valid")[box.slices()]) != 0)
+    return read_valid(run, box)
 
 
 def _read_piece(run: Run, reader: Index, writer: Index) -> Parts:

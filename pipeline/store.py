@@ -55,6 +55,11 @@ def local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://")).expanduser()
 
 
+def absolute(uri: str) -> str:
+    """The same place from any working directory: workers on other machines have others."""
+    return os.path.abspath(local_path(uri)) if is_local(uri) and not uri.startswith("sample:") else uri  # noqa: PTH100
+
+
 def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *(p.strip("/") for p in parts)])
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline import infer, ingest, memory, pyramid, spool, stitch
 from pipeline.blend import Decision
-from pipeline.errors import BlockError, SourceChangedError
-from pipeline.manifest import SourceRecord
+from pipeline.errors import NumericsError, SourceChangedError
+from pipeline.manifest import Numerics, SourceRecord
 from pipeline.models.normalise import resolve
 from pipeline.receipts import Job, Output, Receipt, Seconds
 from pipeline.run import Run, open_run
@@ -34,11 +34,11 @@ _OPEN_RUNS = 4
 
 @dataclass
 class Context:
-    """A run as one worker holds it: opened once, with its source and its model."""
+    """A run as one worker holds it: opened once, with its source; ``key`` tells which model it needs."""
 
     run: Run
     source: Source | None = None
-    model: Model | None = None
+    key: tuple[object, ...] | None = None
 
     def close(self) -> None:
         if self.source is not None:
@@ -85,6 +85,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._load = load or load_run_model
         self._open_source = open_source or open_run_source
+        self._held: tuple[tuple[object, ...], Model] | None = None
         self._contexts: OrderedDict[str, Context] = OrderedDict()
 
     def run(self, uri: str, job: Job, *, missing: tuple[Index, ...] = (), attempt: int = 1) -> Receipt:
@@ -191,35 +192,65 @@ class Worker:
         return context.source
 
     def _model(self, context: Context) -> Model:
-        if context.model is None:
-            for other in self._contexts.values():
-                other.model = None
-            context.model = self._load(context.run)
-        return context.model
+        if context.key is None:
+            context.key = model_key(context.run)
+        if self._held is None or self._held[0] != context.key:
+            self._held = None  # before the next one is loaded: there may be no room for two
+            self._held = (context.key, self._load(context.run))
+        return self._held[1]
+
+
+def model_key(run: Run) -> tuple[object, ...]:
+    """What a loaded model depends on: runs that agree in it share the model."""
+    m = run.manifest
+    return (m.question.bundles, m.specs, m.question.tta, m.question.scales, m.question.source.dtype, m.ndim,
+            m.numerics, run.constants())  # fmt: skip
 
 
 def load_run_model(run: Run) -> Model:
-    """The model of a run, from the bundles copied into it, on the device its numerics name."""
-    import torch
+    """The model of a run, from the bundles copied into it, on the device its numerics name.
 
-    from pipeline.models.bundle import cache_folder, load_model
+    Raises NumericsError where this worker would not give the bytes that the run was planned with.
+    """
+    from pipeline.models.bundle import bundle_digest, cache_folder, load_model, resolve_bundle
 
     numerics, question = run.manifest.numerics, run.manifest.question
-    if numerics.device == "cuda" and not torch.cuda.is_available():
-        raise BlockError("this run was planned for cuda and this worker has none; start it where there is one")
+    check_arithmetic(numerics)
+    bundles = [resolve_bundle(run.bundle(n).uri, cache_folder()) for n in range(len(question.bundles))]
+    for bundle, digest in zip(bundles, question.bundles, strict=True):
+        if bundle_digest(bundle) != digest:
+            raise NumericsError(
+                f"the copy of the model in {bundle} is not the one that {run.uri} was planned with; "
+                "run the same command again, which copies it anew"
+            )
     return load_model(
-        [run.bundle(n).uri for n in range(len(question.bundles))],
+        bundles,
         device=numerics.device,
         precision=numerics.precision,
         constants=run.constants(),
-        trust=True,  # what is in the run was let in by the plan, which asks
+        trust=True,  # its digest is that of the bundle which the plan let in, and the plan asks
         tta=question.tta,  # type: ignore[arg-type]
         scales=question.scales or (1.0,),
         ndim=run.manifest.ndim,
         dtype=question.source.dtype,
         threads=numerics.threads,
-        cache=cache_folder(),
     )
+
+
+def check_arithmetic(numerics: Numerics) -> None:
+    """Raises NumericsError for another device, torch or instruction set than the run's: its bytes could differ."""
+    import torch
+
+    from pipeline.hardware import arithmetic
+
+    if numerics.device == "cuda" and not torch.cuda.is_available():
+        raise NumericsError("this run was planned for cuda, and this worker has none; go on where there is one")
+    here = arithmetic(numerics.device)
+    if numerics.arithmetic not in ("", here):
+        raise NumericsError(
+            f"this run was begun with {numerics.arithmetic}, and this worker has {here}, which may round otherwise; "
+            "go on where it was begun, or choose another --out for a new run"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -104,13 +102,10 @@ def test_a_system_without_control_groups_has_no_limits(tmp_path: Path) -> None:
     assert memory_available(tmp_path, tmp_path / "none") > 0
 
 
-def test_a_cpu_that_is_asked_for_needs_no_torch() -> None:
-    code = (
-        "import sys; from pipeline.hardware import detect; from pipeline.settings import Settings;"
-        "print(detect(Settings(model='m', device='cpu')).device, 'torch' in sys.modules)"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["cpu", "False"]
+def test_arithmetic_names_what_decides_the_last_bits() -> None:
+    told = detect(Settings(model=("m",), device="cpu")).arithmetic
+    assert f"torch {torch.__version__}" in told
+    assert torch.backends.cpu.get_cpu_capability() in told
 
 
 def test_auto_is_what_torch_sees() -> None:

@@ -1,11 +1,17 @@
-"""A plan says when the scene's pixels are not the size that the model knows."""
+"""A plan says when the scene's pixels are not the size that the model knows, and suits every model of an ensemble."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from pipeline.plan import resolution_notes
+from pipeline.errors import UsageError
+from pipeline.plan import make_plan, resolution_notes
+from pipeline.settings import Settings, make_settings
 from tests.fakes import fake_spec
+from tests.runs import HARDWARE, ArraySource
 from tiling import Frame
 
 AT_HALF_A_METRE = fake_spec(2, resolution={"spacing": [0.5, 0.5], "unit": "m"})
@@ -28,3 +34,17 @@ def test_nothing_is_said_of_unknown_or_sheared_pixels() -> None:
     sheared = Frame(("y", "x"), ((10.0, 5.0, 0.0), (0.0, 10.0, 0.0)), "m")
     for frame in (Frame.pixels(("y", "x")), Frame.of_spacing(("y", "x"), (1.0, 1.0), "degree"), sheared):
         assert resolution_notes(frame, AT_HALF_A_METRE) == ()
+
+
+def test_the_window_of_an_ensemble_suits_every_member(tmp_path: Path) -> None:
+    source = ArraySource(np.zeros((1, 300, 300), np.uint8))
+    specs = [fake_spec(2, divisor=16, window=[240, 240]), fake_spec(2, divisor=32)]
+    settings = Settings(model=("a", "b"))
+    plan = make_plan(settings, source.info, specs[0], ("0", "1"), HARDWARE, scene="s", ensemble=specs[1:])
+    assert plan.manifest.grid.window == (256, 256)
+
+
+@pytest.mark.parametrize("scale", [0, -1, 100])
+def test_a_zoom_that_makes_no_sense_is_refused_before_the_run(scale: float) -> None:
+    with pytest.raises(UsageError, match=r"scales"):
+        make_settings({"model": "m", "scales": (scale,)})
