@@ -140,8 +140,12 @@ def _fingerprint(uri: str, data: Any) -> str:
 
 
 def _files(uri: str, data: Any) -> list[str]:
-    """The uris of all files GDAL reads for this raster, without overviews, the main one first."""
-    names = [str(name) for name in data.files if not str(name).lower().endswith(".ovr")]
+    """The uris of the files that hold this raster's pixels, the main one first.
+
+    Without overviews, and without GDAL's ``.aux.xml``, into which viewers write statistics: what it decides, the
+    georeference and nodata, is part of a run's question by itself.
+    """
+    names = [str(name) for name in data.files if not str(name).lower().endswith((".ovr", ".aux.xml"))]
     if is_local(uri):
         return [uri, *(n for n in names if n != normal(uri))]
     folder = split(normal(uri))[0]

@@ -300,3 +300,16 @@ def test_the_nodata_values_tag_marks_one_colour(tmp_path: Path) -> None:
         source = open_source(uri, nodata=rule)  # type: ignore[arg-type]
         assert (~source.read(Box.of_shape(SHAPE), (0, 1, 2))[1]).sum() == n_invalid
         source.close()
+
+
+def test_statistics_that_a_viewer_leaves_beside_a_raster_do_not_make_it_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=7, width=5, count=1, dtype="uint8", crs="EPSG:32633",
+                       transform=rasterio.Affine(2, 0, 9, 0, -2, 9)) as data:  # fmt: skip
+        data.write(np.arange(35, dtype=np.uint8).reshape(1, 7, 5))
+    before = open_source(str(path)).info.fingerprint
+    Path(f"{path}.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MEAN">17</MDI></Metadata>'
+        "</PAMRasterBand></PAMDataset>"
+    )
+    assert open_source(str(path)).info.fingerprint == before
