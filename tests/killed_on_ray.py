@@ -64,7 +64,7 @@ def drive_to_end(folder: Path, seconds: float, ray_folder: str) -> None:
     os.environ["RAY_TMPDIR"] = ray_folder
     from flows.workers import RayEngine
 
-    settings = Settings(model=("fake",), workers=WORKERS)
+    settings = Settings.model_validate({"model": ["fake"], "workers": WORKERS})
     engine = RayEngine(settings, make_worker=partial(WatchedWorker, folder, seconds))
     try:
         drive(planned(folder), engine)

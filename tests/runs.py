@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.pool import Engine, Event, run_jobs
+from flows.pool import Engine, Event, Order, run_jobs
 from flows.serial import SerialEngine
 from pipeline.ledger import Ledger
 from pipeline.models.base import Model
@@ -72,6 +72,20 @@ def make_run(folder: Path, source: ArraySource, spec: ModelSpec, **settings: Any
 
 def make_worker(source: ArraySource, model: Model) -> Worker:
     return Worker("test", load=lambda _: model, open_source=lambda _: source)
+
+
+class ShuffledEngine(SerialEngine):
+    """Takes several orders and runs a random one of them next."""
+
+    def __init__(self, worker: Worker, seed: int) -> None:
+        super().__init__(worker)
+        self.rng = np.random.default_rng(seed)
+
+    def room(self) -> int:
+        return 5 - len(self._orders)
+
+    def submit(self, order: Order) -> None:
+        self._orders.insert(int(self.rng.integers(len(self._orders) + 1)), order)
 
 
 def drive(

@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from skimage import data, io
 
-from flows.batch import run_batch
+from flows import batch
 from pipeline.models.base import Model
 from pipeline.plan import Hardware
 from pipeline.run import Run, open_run
 from pipeline.scenes import plan_batch
 from pipeline.settings import Settings
-from pipeline.worker import load_run_model
+from pipeline.worker import Worker, load_run_model
 from tests.oracles.whole_image import oracle
+from tests.runs import ShuffledEngine
 
 HARDWARE = Hardware(device="cpu", threads=1, memory_bytes=4 << 30)
 WINDOW, OVERLAP = 128, 32
@@ -34,6 +35,7 @@ class Case:
     block: int = 192
     workers: int = 1
     engine: str = "serial"
+    shuffle: int | None = None
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,16 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tissue: Path, out: Path, case: Case) -> Run:
+    """As the command does it; with ``shuffle``, the seed of the order in which the jobs are done."""
     settings = Settings(
         model=("nuclei",), out=str(out), window=(WINDOW,), overlap=(OVERLAP,), block=(case.block,), threads=1,
         blend=case.blend, workers=case.workers, engine=case.engine,
     )  # fmt: skip
-    (result,) = run_batch(plan_batch([str(tissue)], settings, HARDWARE))
+    with pytest.MonkeyPatch.context() as patch:
+        if case.shuffle is not None:
+            engine = ShuffledEngine(Worker(), case.shuffle)
+            patch.setattr(batch, "make_engine", lambda *_: engine)
+        (result,) = batch.run_batch(plan_batch([str(tissue)], settings, HARDWARE))
     assert result.fate == "complete", result.error
     assert result.status is not None
     return open_run(result.status.run)
@@ -66,6 +73,21 @@ def test_blocks_engines_and_workers_do_not_change_a_byte(tissue: Path, tmp_path:
     for one, other in pairwise(found):
         for name in NAMES:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def order_of(run: Run) -> list[str]:
+    """Blocks as they were inferred."""
+    receipts = sorted(Path(run.uri, "receipts", "infer").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [path.stem for path in receipts]
+
+
+def test_the_order_of_jobs_does_not_change_a_byte(tissue: Path, tmp_path: Path) -> None:
+    runs = [run(tissue, tmp_path / str(n), Case(block=96, shuffle=n)) for n in (None, 1, 2)]
+    assert len({tuple(order_of(run)) for run in runs}) == 3
+    first, *others = map(arrays_of, runs)
+    for other in others:
+        for name in NAMES:
+            np.testing.assert_array_equal(first[name], other[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")

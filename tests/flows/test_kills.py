@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, of Ray workers and of the driver that runs them: the same bytes, and nothing done twice."""
+"""SIGKILL at random moments, of Ray workers and of their driver: the same bytes, and nothing is done twice."""
 
 from __future__ import annotations
 

@@ -14,14 +14,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flows.pool import Order, Outcome
-from flows.serial import SerialEngine
 from pipeline.models.network import create
 from pipeline.models.normalise import Constants
 from tests.fakes import CoordinateModel, IdentityModel, RecordingModel, coordinate_image, fake_spec, read_records
 from tests.in_memory import manifest_of, numpy_scores, whole
 from tests.oracles.whole_image import lattice, oracle
-from tests.runs import ArraySource, drive, labels_of, make_run, make_worker, segment
+from tests.runs import ArraySource, ShuffledEngine, drive, labels_of, make_run, make_worker, segment
 from tests.strategies import any_grids, reblocked
 from tiling import RAMPS, Grid
 
@@ -150,24 +148,6 @@ def test_pixels_of_two_or_more_windows_are_counted(grid: Grid) -> None:
 
 
 # on disk ------------------------------------------------------------------------------------------------
-
-
-class ShuffledEngine(SerialEngine):
-    """Takes several orders and runs a random one of them next."""
-
-    def __init__(self, worker: Any, seed: int) -> None:
-        super().__init__(worker)
-        self.rng = np.random.default_rng(seed)
-
-    def room(self) -> int:
-        return 5 - len(self._orders)
-
-    def submit(self, order: Order) -> None:
-        self._orders.insert(int(self.rng.integers(len(self._orders) + 1)), order)
-
-    def wait(self, seconds: float) -> Any:
-        done: list[Outcome] = list(super().wait(seconds))
-        return done
 
 
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any], list[tuple[int, ...]], int]] = {
