@@ -34,7 +34,7 @@ class SourceRecord(_Record):
     """The source as it was planned. ``channels`` are the indices read, ``channel_names`` their names in the source.
 
     ``uri`` is absolute, and where the source lay, not what was asked: it is no part of the digest. ``nodata`` is
-    the rule, ``nodata_values`` what came of it for each channel.
+    the rule, ``nodata_values`` what came of it for each channel, as text: JSON has no NaN.
     """
 
     uri: str
@@ -45,7 +45,7 @@ class SourceRecord(_Record):
     channels: tuple[int, ...]
     channel_names: tuple[str, ...]
     nodata: float | str
-    nodata_values: tuple[float | None, ...] = ()
+    nodata_values: tuple[str | None, ...] = ()
     frame: dict[str, Any]
 
 

@@ -310,7 +310,7 @@ def _source_record(info: SourceInfo, channels: tuple[int, ...], nodata: float | 
         channels=channels,
         channel_names=tuple(info.channels[c] for c in channels),
         nodata=nodata,
-        nodata_values=tuple(info.nodata[c] for c in channels),
+        nodata_values=tuple(None if (value := info.nodata[c]) is None else repr(float(value)) for c in channels),
         frame=info.frame.to_json(),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.manifest import Manifest
 from pipeline.plan import make_plan, resolution_notes
 from pipeline.settings import Settings, make_settings
 from tests.fakes import fake_spec
@@ -48,3 +50,15 @@ def test_the_window_of_an_ensemble_suits_every_member(tmp_path: Path) -> None:
 def test_a_zoom_that_makes_no_sense_is_refused_before_the_run(scale: float) -> None:
     with pytest.raises(UsageError, match=r"scales"):
         make_settings({"model": "m", "scales": (scale,)})
+
+
+def test_nodata_that_json_cannot_hold_is_part_of_the_question() -> None:
+    """Radar scenes say NaN."""
+    info = ArraySource(np.zeros((1, 30, 30), np.float32)).info
+    plans = [
+        make_plan(Settings(model=("a",)), replace(info, nodata=(value,)), fake_spec(2), ("0",), HARDWARE, scene="s")
+        for value in (None, float("nan"), -9999.0)
+    ]
+    digests = [plan.manifest.digest for plan in plans]
+    assert len(set(digests)) == 3
+    assert [Manifest.from_bytes(p.manifest.to_bytes()).digest for p in plans] == digests
