@@ -24,7 +24,7 @@ from prefect.utilities.annotations import quote
 from flows.batch import SceneResult, export_results, hardware_for, run_batch
 from flows.pool import Event
 from flows.progress import Meter, Watcher
-from pipeline.export.of_run import check_targets
+from pipeline.export.of_run import check_targets, targets_in
 from pipeline.ledger import Ledger
 from pipeline.scenes import Batch, plan_batch
 from pipeline.settings import Settings
@@ -90,7 +90,7 @@ def work(batch: Batch, to: Sequence[str], watcher: Watcher | None = None) -> lis
 def plan(paths: list[str], settings: Settings, to: list[str]) -> Batch:
     """Find the scenes, plan each, and see whether it can be exported so; nothing is written."""
     batch = plan_batch(paths, settings, hardware_for(settings))
-    check_targets([scene.plan.manifest for scene in batch.planned if scene.plan], to)
+    check_targets(targets_in(batch.settings.out, [scene.plan.manifest for scene in batch.planned if scene.plan], to))
     return batch
 
 

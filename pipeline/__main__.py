@@ -174,12 +174,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write finished masks in formats that other programs open."""
-    from pipeline.export.of_run import check_targets, export_run
+    from pipeline.export.of_run import check_targets, export_run, targets_of
     from pipeline.runs import open_runs
     from pipeline.show import export_json, export_text
 
     opened, kinds = open_runs(runs), options.export_kinds(to)
-    check_targets([run.manifest for run in opened], kinds, out)
+    check_targets(targets_of(opened, kinds, out), out)
     for run in opened:
         for kind in kinds:
             done = export_run(run, kind, out, allow_incomplete=allow_incomplete)
@@ -287,11 +287,11 @@ def models_pack(
 
 def _plan(paths: list[str], settings: Settings, kinds: list[str]) -> Batch:
     from flows.batch import hardware_for
-    from pipeline.export.of_run import check_targets
+    from pipeline.export.of_run import check_targets, targets_in
     from pipeline.scenes import plan_batch
 
     batch = plan_batch(paths, settings, hardware_for(settings))
-    check_targets([scene.plan.manifest for scene in batch.planned if scene.plan], kinds)
+    check_targets(targets_in(batch.settings.out, [scene.plan.manifest for scene in batch.planned if scene.plan], kinds))
     return batch
 
 

@@ -30,7 +30,7 @@ def export_cog(view: MaskView, path: str | Path) -> Exported:
 
     if view.ndim != 2:
         raise UsageError(f"{view.name} is a volume of {view.shape}; a COG is a map: use --to nifti or --to zarr")
-    target = local_target(path, "a COG", (".tif", ".tiff"))
+    target = local_target(path, "a COG", (".tif", ".tiff"), view.tags.get("source"))
     sidecar = target.with_name(target.name + ".aux.xml")
     codes = codes_of(view)
     try:

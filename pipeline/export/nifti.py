@@ -33,7 +33,7 @@ def export_nifti(view: MaskView, path: str | Path) -> Exported:
     """
     if view.ndim != 3:
         raise UsageError(f"{view.name} is a picture of {view.shape}; NIfTI is for volumes: use --to cog or --to png")
-    target = local_target(path, "NIfTI", SUFFIXES)
+    target = local_target(path, "NIfTI", SUFFIXES, view.tags.get("source"))
     codes = codes_of(view, with_nodata=False)
     substituted = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.export import EXPORTS, Exported, MaskView, export, out_pattern
+from pipeline.export.place import check_free, local_target
+from pipeline.export.png import check_png
 from pipeline.infer import read_image
 from pipeline.manifest import Manifest
 from pipeline.run import Run
-from pipeline.store import is_local, join, local_path
+from pipeline.store import join
 from tiling import Box
 
 _FLAT = {"cog": "nifti or zarr", "png": "nifti or zarr"}
 """Kinds for images alone, and what a volume is exported to instead."""
+_CALLED = {"cog": "a COG", "png": "PNG", "overlay": "an overlay", "nifti": "NIfTI"}
 
 
 def view_of(run: Run) -> MaskView:
@@ -35,17 +39,56 @@ def view_of(run: Run) -> MaskView:
     )
 
 
-def check_targets(manifests: Sequence[Manifest], kinds: Sequence[str], out: str | None = None) -> None:
-    """Raise UsageError for masks that a kind cannot hold, and for an ``out`` that names one place for several files."""
-    for m in manifests:
-        for kind in kinds:
-            other = {"nifti": "cog or png"}.get(kind) if m.ndim == 2 else _FLAT.get(kind)
-            if other:
-                what = "an image" if m.ndim == 2 else "a volume"
-                raise UsageError(f"{m.scene} is {what} of {m.question.source.shape}, not for {kind}: use --to {other}")
-    places = [out_pattern(out, m.scene) for m in manifests for _ in kinds] if out else []
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An export that is to be made: of which mask, as what, and where."""
+
+    manifest: Manifest
+    kind: str
+    path: str
+
+
+def targets_in(out: str, manifests: Sequence[Manifest], kinds: Sequence[str]) -> list[Target]:
+    """Where ``segment --to`` puts its exports: in runs that need not exist yet, below ``out``."""
+    return [Target(m, kind, default_path(join(out, m.run_name), m, kind)) for m in manifests for kind in kinds]
+
+
+def targets_of(runs: Sequence[Run], kinds: Sequence[str], out: str | None) -> list[Target]:
+    """Where ``export`` puts them; ``out`` is a pattern, None for the runs themselves."""
+    return [Target(run.manifest, kind, _place(run, kind, out)) for run in runs for kind in kinds]
+
+
+def check_targets(targets: Sequence[Target], out: str | None = None) -> None:
+    """Raise UsageError, before anything is spent, for exports that could not be written afterwards.
+
+    That is: a mask that its kind cannot hold, a place that its kind is not written to or that is not free, and an
+    ``out`` that names one place for several files.
+    """
+    for target in targets:
+        _check_kind(target)
+    _check_distinct([t.path for t in targets], len({t.kind for t in targets}), out)
+    for target in targets:
+        source = target.manifest.question.source.uri
+        if target.kind == "zarr":
+            check_free(target.path, source)
+        else:
+            local_target(target.path, _CALLED[target.kind], ("",), source)
+
+
+def _check_kind(target: Target) -> None:
+    m, kind = target.manifest, target.kind
+    shape = m.question.source.shape
+    other = {"nifti": "cog or png"}.get(kind) if m.ndim == 2 else _FLAT.get(kind)
+    if other:
+        what = "an image" if m.ndim == 2 else "a volume"
+        raise UsageError(f"{m.scene} is {what} of {shape}, not for {kind}: use --to {other}")
+    if kind == "png":
+        check_png(m.scene, shape)
+
+
+def _check_distinct(places: Sequence[str], n_kinds: int, out: str | None) -> None:
     if len(set(places)) < len(places):
-        cure = "put {scene} in it" if len(kinds) == 1 else "export one kind at a time, or leave --out away"
+        cure = "put {scene} in it" if n_kinds == 1 else "export one kind at a time, or leave --out away"
         raise UsageError(f"--out {out!r} would write {len(places)} files to {len(set(places))} place(s): {cure}")
 
 
@@ -53,9 +96,7 @@ def export_run(run: Run, kind: str, out: str | None = None, *, allow_incomplete:
     """Export one run; without ``out`` (a pattern with ``{scene}``) into the run's own ``exports/``."""
     if kind not in EXPORTS:
         raise UsageError(f"cannot export to {kind!r}; known are {', '.join(EXPORTS)}")
-    path = out_pattern(out, run.manifest.scene) if out else default_path(run, kind)
-    if is_local(path):
-        local_path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = _place(run, kind, out)
     overlay = kind == "overlay"
     return export(
         kind,
@@ -67,10 +108,14 @@ def export_run(run: Run, kind: str, out: str | None = None, *, allow_incomplete:
     )
 
 
-def default_path(run: Run, kind: str) -> str:
+def _place(run: Run, kind: str, out: str | None) -> str:
+    return out_pattern(out, run.manifest.scene) if out else default_path(run.uri, run.manifest, kind)
+
+
+def default_path(run: str, manifest: Manifest, kind: str) -> str:
     """``<run>/exports/<scene>_overlay.png`` and the like."""
     mark = {"overlay": "_overlay", "png": "_mask", "cog": "_mask", "nifti": "_mask", "zarr": "_mask"}[kind]
-    return join(run.uri, "exports", f"{run.manifest.scene}{mark}{EXPORTS[kind]}")
+    return join(run, "exports", f"{manifest.scene}{mark}{EXPORTS[kind]}")
 
 
 class ImageView:

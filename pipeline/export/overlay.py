@@ -45,7 +45,7 @@ def export_overlay(
     A map gets an overview and up to three details where most classes meet; a small one is shown beside its
     pixels instead. A volume gets slices at the quartiles of what was found in it. All of it is read in blocks.
     """
-    target = local_target(path, "an overlay", (".png",))
+    target = local_target(path, "an overlay", (".png",), view.tags.get("source"))
     counts = view.counts() if counts is None else counts
     if channels is None:
         channels = (0, 1, 2) if image.shape[0] >= 3 else (0,)

@@ -1,8 +1,9 @@
-"""Moving a finished export into its place, so that a name on the disk is always a whole file."""
+"""The place of an export: free, or held by an earlier export; and always a whole file, moved there when finished."""
 
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import SeamlineError, StoreError, UsageError
-from pipeline.store import is_local, local_path
+from pipeline.sources.files import stat
+from pipeline.sources.own_output import is_own_output
+from pipeline.store import Store, is_local, local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,44 @@ class Exported:
     unresolved: int = 0
 
 
-def local_target(target: str | Path, kind: str, suffixes: tuple[str, ...]) -> Path:
-    """The local path of ``target``. Raises UsageError for a bucket or a suffix that readers would misread."""
+def local_target(target: str | Path, kind: str, suffixes: tuple[str, ...], source: str | None = None) -> Path:
+    """The local path of ``target``.
+
+    Raises UsageError for a bucket, a suffix that readers would misread, and a place that is not free (``check_free``).
+    """
     if not is_local(str(target)):
         raise UsageError(f"{kind} is written to a local file, not to {target}; export it locally and copy it there")
     path = local_path(str(target))
     if not path.name.lower().endswith(suffixes):
         raise UsageError(f"{kind} is written to a file named *{' or *'.join(suffixes)}, not {path}")
+    check_free(str(path), source)
     return path
+
+
+def check_free(target: str, source: str | None = None) -> None:
+    """Raise UsageError where ``target`` is the scene's own file, or anything else that no export of ours made."""
+    if source is not None and is_same_place(target, source):
+        raise UsageError(f"{target} is the scene itself, which an export would replace; name another place with --out")
+    if _is_taken(target) and not is_own_output(target):
+        raise UsageError(
+            f"{target} exists and is no export of Seamline, so it is not written over; "
+            "move it away, or name another place with --out"
+        )
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two uris name one file or folder, links on a disk followed."""
+    if is_local(one) != is_local(other):
+        return False
+    if is_local(one):
+        return os.path.realpath(local_path(one)) == os.path.realpath(local_path(other))
+    return posixpath.normpath(one) == posixpath.normpath(other)
+
+
+def _is_taken(uri: str) -> bool:
+    if is_local(uri):
+        return os.path.lexists(local_path(uri))
+    return stat(uri) is not None or next(iter(Store(uri).list()), None) is not None
 
 
 @contextmanager

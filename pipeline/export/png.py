@@ -29,13 +29,8 @@ def export_png(view: MaskView, path: str | Path) -> Exported:
     """
     if view.ndim != 2:
         raise UsageError(f"{view.name} is a volume of {view.shape}; a PNG is a picture: use --to nifti or --to zarr")
-    height, width = view.shape
-    if height * width > MAX_PIXELS or max(view.shape) > MAX_SIDE:
-        raise UsageError(
-            f"{view.name} has {height} x {width} pixels; viewers open PNGs of up to {MAX_PIXELS:,} pixels "
-            f"and {MAX_SIDE:,} a side: use --to cog, or --to overlay for a picture of it"
-        )
-    target = local_target(path, "PNG", (".png",))
+    check_png(view.name, view.shape)
+    target = local_target(path, "PNG", (".png",), view.tags.get("source"))
     codes = codes_of(view, with_nodata=False)
     substituted = 0
 
@@ -51,6 +46,16 @@ def export_png(view: MaskView, path: str | Path) -> Exported:
     with placed(target) as whole, whole.open("wb") as file:
         _write_grey(file, bands(), view.shape, codes.dtype.itemsize * 8, dict(view.tags))
     return Exported(str(target), size_on_disk(target), substituted if codes.nodata is None else 0)
+
+
+def check_png(name: str, shape: tuple[int, ...]) -> None:
+    """Raise UsageError for a mask (y, x) of more pixels than viewers open."""
+    height, width = shape
+    if height * width > MAX_PIXELS or max(shape) > MAX_SIDE:
+        raise UsageError(
+            f"{name} has {height} x {width} pixels; viewers open PNGs of up to {MAX_PIXELS:,} pixels "
+            f"and {MAX_SIDE:,} a side: use --to cog, or --to overlay for a picture of it"
+        )
 
 
 def _write_grey(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RunError, UsageError
+from pipeline.store import first_line
 from tiling import Box, Frame
 
 STRIP_PIXELS = 2**25
@@ -128,8 +129,11 @@ class MaskView:
         return lattice(Box.of_shape(self.shape), tuple(side))
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Class indices of one box of at most ``block``. Raises RunError for an index that is no class."""
-        part: NDArray[Any] = np.asarray(self.labels[box.slices()])
+        """Class indices of one box of at most ``block``.
+
+        Raises RunError for an index that is no class, and for labels that cannot be read.
+        """
+        part = self._stored(box)
         alien = (part >= len(self.classes)) & (part < self.nodata_index)
         if alien.any():
             raise RunError(
@@ -138,6 +142,14 @@ class MaskView:
                 "the mask and the class list are not of one run"
             )
         return part
+
+    def _stored(self, box: Box) -> NDArray[Any]:
+        try:
+            return np.asarray(self.labels[box.slices()])
+        except Exception as e:  # zarr, its codecs and the store raise what they like for a shard that is cut
+            raise RunError(
+                f"the mask of {self.name} cannot be read in {box}: {first_line(e)}; run `segment` again to heal it"
+            ) from e
 
     def counts(self) -> Counts:
         """Pixels of each code, in one pass over the blocks."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import StoreError, UsageError
+from pipeline.arrays import writing
 from pipeline.export.codes import Codes, codes_of, rgb
 from pipeline.export.frames import ome_scale
 from pipeline.export.mode import halve_by_mode
-from pipeline.export.place import Exported, placed, size_on_disk
+from pipeline.export.place import Exported, check_free, placed, size_on_disk
 from pipeline.export.view import MaskView, lattice
 from pipeline.store import Store, is_local, local_path
 from tiling import Box, Frame
@@ -43,19 +43,16 @@ def export_zarr(view: MaskView, uri: str | Path) -> Exported:
 
     Level 0 holds the codes, in shards of the view's block; each further level halves every side longer than
     1 until the largest is at most a chunk. Nodata has a code of its own, shown transparent. Raises UsageError
-    if ``uri`` exists and is no zarr group, StoreError if it cannot be written.
+    if something is at ``uri`` that is no export of ours, StoreError if it cannot be written.
     """
+    check_free(str(uri), view.tags.get("source"))
     if is_local(str(uri)):
         target = local_path(str(uri))
-        if target.exists() and not (target / "zarr.json").is_file():
-            raise UsageError(f"{target} exists and is no zarr group, so it is not written over; name another place")
         with placed(target) as whole:
             whole.mkdir()
             _write(view, Store(str(whole)))
         return Exported(str(target), size_on_disk(target))
     store = Store(str(uri))
-    if next(iter(store.list()), None) is not None and not store.exists("zarr.json"):
-        raise UsageError(f"{uri} holds objects that are no zarr group, so it is not written over; name another place")
     store.delete_all("")
     _write(view, store)
     return Exported(str(uri), sum(entry.n_bytes for entry in store.list()))
@@ -100,21 +97,21 @@ def _write(view: MaskView, store: Store) -> None:
     codes = codes_of(view)
     chunk, shard = storage_of(view.shape, view.block)
     levels = levels_of(view.shape, chunk)
-    try:
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            group = zarr.create_group(ObjectStore(store.client), zarr_format=3)
-            arrays = [
-                _array(group, str(n), level, chunk=chunk, shard=shard, codes=codes, axes=view.frame.axes)
-                for n, level in enumerate(levels)
-            ]
-            for box in lattice(Box.of_shape(view.shape), shard):
-                arrays[0][box.slices()] = codes.apply(view.read(box))[0]
-            for fine, coarse, step in zip(arrays, arrays[1:], _steps(levels), strict=False):
-                _fill(fine, coarse, step, shard, codes)
-            # last, so that a folder which says it is a multiscale image is a whole one
-            group.attrs.update(attributes(view, codes, levels))
-    except OSError as e:
-        raise StoreError(f"cannot write {store.uri}: {e}; is the place writable and not full?") from e
+    about = attributes(view, codes, levels)
+    with writing(store), zarr.config.set({"array.write_empty_chunks": True}):
+        # whose it is first, so that what a kill leaves in a bucket may be written over
+        own = {"seamline": about.pop("seamline")}
+        group = zarr.create_group(ObjectStore(store.client), zarr_format=3, attributes=own)
+        arrays = [
+            _array(group, str(n), level, chunk=chunk, shard=shard, codes=codes, axes=view.frame.axes)
+            for n, level in enumerate(levels)
+        ]
+        for box in lattice(Box.of_shape(view.shape), shard):
+            arrays[0][box.slices()] = codes.apply(view.read(box))[0]
+        for fine, coarse, step in zip(arrays, arrays[1:], _steps(levels), strict=False):
+            _fill(fine, coarse, step, shard, codes)
+        # last, so that a folder which says it is a multiscale image is a whole one
+        group.attrs.update(about)
 
 
 def _array(

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, UsageError
+from pipeline.store import is_local, local_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from pipeline.models.spec import ModelSpec
 
 CONFIG, WEIGHTS, SPEC, CARD = "config.json", "model.safetensors", "seamline.json", "README.md"
+
+
+def bundle_folder(out: str | Path) -> Path:
+    """The folder that ``--out`` names. Raises UsageError for a bucket: ask before the work, not after it."""
+    if not is_local(str(out)):
+        raise UsageError(f"a bundle is written to a local folder, not to {out}; write it locally and copy it there")
+    return local_path(str(out))
 
 
 def write_bundle(folder: Path, network: nn.Module, spec: ModelSpec, card: str) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError
 from pipeline.models.bundle import bundle_files, read_spec, resolve_bundle
-from pipeline.models.folder import write_bundle
+from pipeline.models.folder import bundle_folder, write_bundle
 from pipeline.models.loading import load_network
 from pipeline.models.network import create, load_state, n_parameters
 from pipeline.models.spec import ModelSpec
@@ -42,18 +42,19 @@ def pack(
     classes  names or tables, or a csv with the column ``name`` and optionally ``value``, ``color``, ``role``
     options  to smp's constructor (``decoder_channels``, ``encoder_depth``, ...)
     fields   any other field of ModelSpec: activation, decision, domain, divisor, window, resolution, ...
-    Raises ModelError for weights that cannot be read safely or do not fit the architecture.
+    Raises UsageError for a bucket, ModelError for weights that cannot be read safely or do not fit the architecture.
     """
+    folder = bundle_folder(out)
     listed = _read_classes(Path(classes)) if isinstance(classes, str | Path) else list(classes)
     given = {k: v for k, v in fields.items() if v is not None}
-    data = {"name": name or Path(out).name, "classes": listed, "channels": list(channels), **given}
+    data = {"name": name or folder.name, "classes": listed, "channels": list(channels), **given}
     spec = ModelSpec.of({**data, "normalisation": normalisation}, "models pack")
     network = create(arch, encoder, len(spec.channels), spec.n_scores, options or {})
     file = Path(weights)
     if not file.is_file():
         raise ModelError(f"no weights at {file}")
     load_state(network, own_keys(read_weights(file), set(network.state_dict()), str(file)), str(file))
-    return write_bundle(Path(out), network, spec, _card(spec, arch, encoder, file.name))
+    return write_bundle(folder, network, spec, _card(spec, arch, encoder, file.name))
 
 
 def own_keys(held: Mapping[str, Any], wanted: set[str], where: str) -> dict[str, Tensor]:

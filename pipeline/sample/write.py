@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.export.view import STRIP_PIXELS, lattice
 from pipeline.export.zarr import Level, multiscale
 from pipeline.sample.landscape import SAMPLE_CLASSES, Landscape
 from pipeline.sample.phantom import Phantom
+from pipeline.sources.own_output import is_own_sample
+from pipeline.store import is_local, local_path
 from tiling import Box
 
 Progress = Callable[[int, int], None]
@@ -45,11 +48,11 @@ def write_sample(
     size  a side, or (y, x), or with ``volume`` (z, y, x); a volume of one side n is (n // 4, n, n)
 
     A landscape goes to *.tif (tiled, deflate, BigTIFF where needed) or *.zarr, a volume to *.nii, *.nii.gz or
-    *.zarr (the truth may be of another of these). Raises UsageError for another suffix, StoreError for a place
-    that cannot be written to.
+    *.zarr (the truth may be of another of these). Raises UsageError for another suffix, a bucket, or a place that
+    holds anything but an earlier sample, StoreError for one that cannot be written to.
     """
     scene = sample_scene(size, seed, volume)
-    targets = [Path(path)] + ([Path(truth_path)] if truth_path is not None else [])
+    targets = [_target(p) for p in (path, truth_path) if p is not None]
     if len({t.absolute() for t in targets}) != len(targets):
         raise UsageError(f"the scene and its truth cannot both be written to {path}; name two files")
     for target in targets:
@@ -71,6 +74,16 @@ def sample_scene(size: int | tuple[int, ...], seed: int = 0, volume: bool = Fals
         return Landscape((sides[0], sides[-1]), seed)
     wanted = "one side or three (z, y, x)" if volume else "one side or two (y, x); for three add --volume"
     raise UsageError(f"size {sides} does not make a {'volume' if volume else 'landscape'}: give {wanted}")
+
+
+def _target(path: str | Path) -> Path:
+    """Raises UsageError for a bucket, and for a place that holds anything but an earlier sample."""
+    if not is_local(str(path)):
+        raise UsageError(f"a sample is written to a local file, not to {path}; write it locally and copy it there")
+    target = local_path(str(path))
+    if os.path.lexists(target) and not is_own_sample(str(target)):
+        raise UsageError(f"{target} exists and is no sample of Seamline, so it is not written over; name another place")
+    return target
 
 
 def _check_suffix(path: Path, scene: Landscape | Phantom) -> None:
@@ -207,4 +220,4 @@ def _write_volume(scene: Phantom, targets: list[Path], progress: Progress | None
                     progress((number * whole.size + box.stop[0] * box.size // box.shape[0]) // total, whole.size)
 
         dtype = np.dtype(np.uint8 if number else np.int16)
-        write_nifti(target, slabs(), scene.shape, dtype, scene.frame, tags={"sample": repr(scene)})
+        write_nifti(target, slabs(), scene.shape, dtype, scene.frame, tags={"seamline:sample": repr(scene)})

@@ -20,7 +20,7 @@ import torch
 from pipeline.errors import StoreError, UsageError
 from pipeline.histogram import Histogram
 from pipeline.models.determinism import set_determinism
-from pipeline.models.folder import write_bundle, write_whole
+from pipeline.models.folder import bundle_folder, write_bundle, write_whole
 from pipeline.models.network import create, n_parameters
 from pipeline.models.normalise import Constants, needs_histogram, resolve
 from pipeline.models.spec import Constant, InputStats, ModelSpec, Normalisation, Scores
@@ -227,7 +227,7 @@ def _finish(
     scores = [_score(config, spec, split, learner) for split in held_out]
     spec = spec.model_copy(update={"scores": scores[0]})
     card = model_card(config, spec, _facts(config, splits, learner), scores)
-    folder = write_bundle(Path(config.out), learner.averaged, spec, card)
+    folder = write_bundle(bundle_folder(config.out), learner.averaged, spec, card)
     write_whole(folder / "training.jsonl", _lines(records))
     shutil.rmtree(_work(config), ignore_errors=True)
     return folder
@@ -250,7 +250,7 @@ def question_of(config: TrainConfig) -> str:
 
 
 def _work(config: TrainConfig) -> Path:
-    out = Path(config.out)
+    out = bundle_folder(config.out)
     return out.with_name(out.name + ".training")
 
 

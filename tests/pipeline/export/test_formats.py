@@ -131,11 +131,11 @@ class TestCog:
             def __getitem__(self, key: Any) -> Any:
                 raise RuntimeError("a shard is gone")
 
-        (tmp_path / "a.tif").write_text("the one before")
+        export_cog(masks.view(masks.labels((4, 5))), tmp_path / "a.tif")
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
         with pytest.raises(RuntimeError, match="shard is gone"):
             export_cog(masks.view(masks.labels((4, 5)).view(Broken)), tmp_path / "a.tif")
-        assert (tmp_path / "a.tif").read_text() == "the one before"
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "file"]
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 class TestNifti:
@@ -262,9 +262,10 @@ class TestZarr:
         export_zarr(view, tmp_path / "a.zarr")
         export_zarr(masks.view(masks.labels((13, 7))), tmp_path / "a.zarr")
         assert zarr.open_array(tmp_path / "a.zarr" / "0", mode="r").shape == (13, 7)
-        (tmp_path / "mine").mkdir()
-        with pytest.raises(UsageError, match="is no zarr group, so it is not written over"):
+        zarr.create_array(str(tmp_path / "mine"), data=np.arange(5))
+        with pytest.raises(UsageError, match=r"mine exists and is no export of Seamline, so it is not written over"):
             export_zarr(view, tmp_path / "mine")
+        assert list(zarr.open_array(tmp_path / "mine", mode="r")[:]) == [0, 1, 2, 3, 4]  # type: ignore[arg-type,index]
 
     @pytest.mark.parametrize("block", [(4096, 4096), (997, 13), (1, 640), (512, 2000)])
     @pytest.mark.parametrize("shape", [(5000, 5000), (35, 50), (1, 1)])
