@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import SourceError, StoreError
 from pipeline.sources.files import children, stat, suggestion
+from pipeline.sources.names import scene_name
 from pipeline.sources.opening import ZARR_MARKERS, is_zarr
 from pipeline.sources.own_output import is_own_output
 from pipeline.store import is_local, join, local_path, scheme_of, split
@@ -67,7 +69,8 @@ def _below(path: str) -> Iterator[tuple[str, str | None]]:
     elif scheme_of(path) in ("http", "https"):
         raise SourceError(f"{path} does not exist, and a web server's folders cannot be listed: name each file")
     else:
-        yield from _walk(path.rstrip("/") or "/")
+        folder = path.rstrip("/") or "/"
+        yield from _walk(folder, _children(folder), set())
 
 
 def _is_glob(path: str) -> bool:
@@ -109,9 +112,14 @@ def _names(root: str, segment: str) -> list[str]:
     return sorted(n for n in {*folders, *files} if fnmatch.fnmatchcase(n, segment))
 
 
-def _walk(folder: str) -> Iterator[tuple[str, str | None]]:
-    """Everything below a folder or prefix, without entering zarr stores and run directories."""
-    folders, files = _children(folder)
+def _walk(folder: str, inside: tuple[list[str], list[str]], seen: set[str]) -> Iterator[tuple[str, str | None]]:
+    """Everything below a folder or prefix, without entering zarr stores and run directories.
+
+    ``inside`` are its folders and files;  ``seen`` the real paths of local folders that were searched already
+    """
+    folders, files = inside
+    if is_local(folder):
+        seen.add(os.path.realpath(local_path(folder)))
     if _is_run(folders, files):
         yield folder, "a run directory of Seamline"
         return
@@ -122,10 +130,23 @@ def _walk(folder: str) -> Iterator[tuple[str, str | None]]:
         uri = join(folder, name) if folder != "/" else f"/{name}"
         if name.startswith("."):
             yield uri, "hidden"
-        elif name.endswith(".zarr") or ZARR_MARKERS & set(_children(uri)[1]):
-            yield uri, _why_not_zarr(uri)
+        elif is_local(uri) and os.path.realpath(local_path(uri)) in seen:
+            yield uri, "a link to a folder that is searched already"
         else:
-            yield from _walk(uri)
+            yield from _in_folder(uri, seen)
+
+
+def _in_folder(uri: str, seen: set[str]) -> Iterator[tuple[str, str | None]]:
+    """A folder within one that was named: a zarr store, or searched in its turn."""
+    try:
+        inside = _children(uri)
+    except SourceError as e:  # one folder without permission: the others can be searched
+        yield uri, str(e)
+        return
+    if uri.endswith(".zarr") or ZARR_MARKERS & set(inside[1]):
+        yield uri, _why_not_zarr(uri)
+    else:
+        yield from _walk(uri, inside, seen)
 
 
 def _children(uri: str) -> tuple[list[str], list[str]]:
@@ -150,7 +171,7 @@ def _why_not(uri: str, *, named: bool) -> str | None:
         return "DICOM is not read; convert the series to NIfTI first (e.g. dcm2niix)"
     if not named and not name.endswith(IMAGE_SUFFIXES):
         return "its suffix is of no image format that is read here"
-    return "an output of Seamline itself" if is_own_output(uri) else None
+    return _why_not_scene(uri)
 
 
 def _why_not_zarr(uri: str) -> str | None:
@@ -159,7 +180,19 @@ def _why_not_zarr(uri: str) -> str | None:
         return "the arrays of a run directory of Seamline"
     if not is_zarr(uri):
         return "named .zarr but without zarr metadata"
-    return "an output of Seamline itself" if is_own_output(uri) else None
+    return _why_not_scene(uri)
+
+
+def _why_not_scene(uri: str) -> str | None:
+    """By its name, or by what it holds; of what cannot be read, opening it says why."""
+    try:
+        scene_name(uri)
+    except SourceError as e:
+        return str(e)
+    try:
+        return "an output of Seamline itself" if is_own_output(uri) else None
+    except (SourceError, StoreError):
+        return None
 
 
 def _nothing(paths: Sequence[str], skipped: dict[str, str]) -> str:

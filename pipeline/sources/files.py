@@ -42,9 +42,12 @@ def stat(uri: str) -> Entry | None:
     """Name, size and version of one file; None if there is none. The version is mtime or etag."""
     if is_local(uri):
         path = local_path(uri)
-        if not path.is_file():
+        try:
+            found = path.stat() if path.is_file() else None
+        except OSError as e:
+            raise SourceError(f"cannot read {uri}: {e.strerror or e}") from e
+        if found is None:
             return None
-        found = path.stat()
         return Entry(path.name, found.st_size, str(found.st_mtime_ns))
     parent, name = split(uri)
     try:
@@ -94,9 +97,9 @@ def children(uri: str) -> tuple[list[str], list[str]]:
 def _local_children(path: Path) -> tuple[list[str], list[str]]:
     try:
         entries = sorted(path.iterdir())
+        return [p.name for p in entries if p.is_dir()], [p.name for p in entries if not p.is_dir()]
     except OSError as e:
         raise StoreError(f"cannot list {path}: {e.strerror or e}") from e
-    return [p.name for p in entries if p.is_dir()], [p.name for p in entries if not p.is_dir()]
 
 
 def suggestion(uri: str) -> str:

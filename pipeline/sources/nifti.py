@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
+import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +29,7 @@ from pipeline.sources.validity import (
 )
 from tiling import Box, Frame, FrameError
 
-_UNITS = {"meter": "m", "mm": "mm", "micron": "um", "unknown": "mm"}
+_UNITS = {1: "m", 2: "mm", 3: "um"}  # codes of xyzt_units, of which the lowest three bits are for lengths
 AXES = ("z", "y", "x")
 
 
@@ -147,6 +148,7 @@ def _image(file: Any, uri: str) -> Any:
         EOFError,
         ValueError,
         gzip.BadGzipFile,
+        zlib.error,
         nibabel.spatialimages.HeaderDataError,
     ) as e:
         raise SourceError(f"cannot open {uri}: not a readable NIfTI file ({reason(e)})") from e
@@ -174,14 +176,15 @@ def _channel_names(n: int) -> tuple[str, ...]:
 def _frame(image: Any, uri: str) -> tuple[Frame, list[str]]:
     """World is (z, y, x) of NIfTI's own (right, anterior, superior), in the header's unit."""
     header, notes = image.header, []
-    xyz_unit = header.get_xyzt_units()[0]
-    if xyz_unit == "unknown":
-        notes.append("the file names no unit of length: mm is assumed, as is usual for NIfTI")
+    code = int(header["xyzt_units"]) % 8
+    if code not in _UNITS:
+        told = f"the unit of length {code}, which NIfTI does not define" if code else "no unit of length"
+        notes.append(f"the file names {told}: mm is assumed, as is usual for NIfTI")
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notes.append("the file names no position in space: only its voxel size is known")
     matrix = np.asarray(image.affine, dtype=np.float64)
     rows = np.column_stack([matrix[2::-1, 2::-1], matrix[2::-1, 3]])
     try:
-        return Frame(AXES, tuple(map(tuple, rows.tolist())), _UNITS[xyz_unit], None, "centre"), notes
+        return Frame(AXES, tuple(map(tuple, rows.tolist())), _UNITS.get(code, "mm"), None, "centre"), notes
     except FrameError as e:
         raise SourceError(f"{uri} has an affine that cannot be used: {e}") from e

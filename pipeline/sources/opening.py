@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.errors import SourceError, StoreError
+from pipeline.errors import SeamlineError, SourceError, StoreError
 from pipeline.sources.base import NodataRule, Source
-from pipeline.sources.files import children, head_bytes, stat, suggestion
+from pipeline.sources.files import children, head_bytes, reason, stat, suggestion
 from pipeline.store import is_local, local_path, scheme_of
 
 Kind = Literal["raster", "tiff", "nifti", "zarr", "sample"]
@@ -17,6 +17,15 @@ _NIFTI_SIZES = (348, 540)  # the first number of a header tells version and byte
 
 def open_source(uri: str, *, nodata: NodataRule = "source") -> Source:
     """Open a file, zarr store or ``sample:`` scene. Raises SourceError if there is none or it cannot be read."""
+    try:
+        return _opened(uri, nodata)
+    except SeamlineError:
+        raise
+    except Exception as e:  # a library that stumbled over a file: one scene of a batch, and not the program's end
+        raise SourceError(f"cannot open {uri}: {type(e).__name__}: {reason(e)}; is the file damaged?") from e
+
+
+def _opened(uri: str, nodata: NodataRule) -> Source:
     kind = kind_of(uri)
     if kind == "sample":
         from pipeline.sample import SampleSource

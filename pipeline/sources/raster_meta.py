@@ -158,7 +158,7 @@ def _notes(data: Any, bands: Bands) -> Iterator[str]:
 
 
 def check_readable(data: Any, uri: str) -> None:
-    """Raise SourceError for containers without bands, and for PNG files that end early.
+    """Raise SourceError for containers without bands, complex pixels, and PNG files that end early.
 
     GDAL decodes a truncated PNG to arbitrary pixels without an error, so its end is looked for.
     """
@@ -166,6 +166,12 @@ def check_readable(data: Any, uri: str) -> None:
         parts = ", ".join(data.subdatasets[:4]) or "none"
         raise SourceError(
             f"{uri} is a {data.driver} container without bands of its own; open one of its parts: {parts}"
+        )
+    complex_dtypes = sorted({d for d in data.dtypes if d.startswith("complex")})
+    if complex_dtypes:  # complex_int16 (CInt16) is no dtype of numpy's
+        raise SourceError(
+            f"{uri} has {', '.join(complex_dtypes)} pixels, which are not real numbers; "
+            "store the magnitude or the parts as channels of their own"
         )
     if data.driver == "PNG" and b"IEND" not in _tail(uri):
         raise SourceError(f"{uri} is truncated: a PNG without its end marker; fetch the file again")

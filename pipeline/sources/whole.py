@@ -29,9 +29,15 @@ def _check_tiff(uri: str) -> None:
     """Strips and tiles of the first page must lie within the file."""
     import tifffile
 
-    with open_binary(uri) as file, tifffile.TiffFile(file) as tiff:
-        page, size = tiff.pages.first, tiff.filehandle.size
-        end = max((at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+    with open_binary(uri) as file:
+        try:
+            with tifffile.TiffFile(file) as tiff:
+                page, size = tiff.pages.first, tiff.filehandle.size
+                end = max((at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+        except SourceError:
+            raise
+        except Exception:  # noqa: BLE001  # GDAL opened it, and has the last word on what tifffile cannot follow
+            return
     if end > size:
         raise SourceError(
             f"{uri} is truncated: its pixels go on to byte {end:,}, and the file ends at {size:,}; fetch the file again"

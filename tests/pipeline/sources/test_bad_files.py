@@ -44,6 +44,26 @@ def test_a_cut_file_opens_but_names_the_box_it_cannot_read(tmp_path: Path, name:
     source.close()
 
 
+def test_complex_pixels_of_any_kind_are_refused(tmp_path: Path) -> None:
+    for dtype in ("complex_int16", "complex64"):
+        size = {"height": 3, "width": 4, "count": 1, "transform": Affine(2, 0, 9, 0, -2, 9)}
+        with rasterio.open(tmp_path / "sar.tif", "w", driver="GTiff", dtype=dtype, **size):
+            pass
+        with pytest.raises(SourceError, match=rf"sar\.tif has {dtype} pixels, which are not real numbers; store the"):
+            open_source(str(tmp_path / "sar.tif"))
+
+
+def test_what_a_library_stumbles_over_is_an_error_of_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.tif", **FORMATS["a.tif"])
+
+    def stumble(*_: object) -> None:
+        raise KeyError("a tag")
+
+    monkeypatch.setattr("pipeline.sources.raster_meta.frame_of", stumble)
+    with pytest.raises(SourceError, match=r"cannot open .*a\.tif: KeyError: 'a tag'; is the file damaged\?"):
+        open_source(str(path))
+
+
 def test_the_good_part_of_a_cut_file_still_reads(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", **FORMATS["a.tif"])
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.9)])

@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,40 @@ def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "iterdir", refuse)  # root may read everything, so a mode would prove nothing
     with pytest.raises(SourceError, match=r"cannot list .*: Permission denied"):
         find_scenes([str(tmp_path)])
+
+
+def test_one_bad_name_or_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, shut = tif(tmp_path / "in/a.tif"), tif(tmp_path / "in/shut.tif")
+    tif(tmp_path / "in/b:c.tif")
+    (tmp_path / "in/closed").mkdir()
+    listed, opened = Path.iterdir, Path.open
+
+    def refuse(what: Any, name: str) -> Any:
+        def call(path: Path, *rest: Any) -> Any:
+            if path.name == name:
+                raise PermissionError(13, "Permission denied")
+            return what(path, *rest)
+
+        return call
+
+    # root may read everything, so modes would prove nothing
+    monkeypatch.setattr(Path, "iterdir", refuse(listed, "closed"))
+    monkeypatch.setattr(Path, "open", refuse(opened, "shut.tif"))
+    found = find_scenes([str(tmp_path / "in")])
+    assert found.scenes == (good, shut)  # opening it says what is wrong
+    with pytest.raises(SourceError, match=r"cannot read .*shut\.tif: Permission denied"):
+        open_source(shut)
+    reasons = {Path(uri).name: why for uri, why in found.skipped}
+    assert "cannot name a folder; rename the file" in reasons["b:c.tif"]
+    assert "Permission denied" in reasons["closed"]
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
+    scene = tif(tmp_path / "in/deep/a.tif")
+    (tmp_path / "in/deep/up").symlink_to(tmp_path / "in")
+    found = find_scenes([str(tmp_path / "in")])
+    assert found.scenes == (scene,)
+    assert (str(tmp_path / "in/deep/up"), "a link to a folder that is searched already") in found.skipped
 
 
 def test_names_drop_suffixes() -> None:

@@ -106,6 +106,28 @@ def test_one_slice_is_a_thin_volume(tmp_path: Path, check_boxes: Any) -> None:
     source.close()
 
 
+def test_a_unit_that_is_none_is_said(tmp_path: Path) -> None:
+    path = Path(save(tmp_path / "a.nii", volume("uint8")))
+    data = bytearray(path.read_bytes())
+    data[123] = 5  # xyzt_units
+    path.write_bytes(data)
+    source = open_source(str(path))
+    info = source.info
+    source.close()
+    assert info.frame.unit == "mm"
+    assert "the file names the unit of length 5, which NIfTI does not define: mm is assumed" in "".join(info.notes)
+
+
+def test_a_damaged_gzip_is_no_traceback(tmp_path: Path) -> None:
+    path = Path(save(tmp_path / "a.nii.gz", volume("uint8")))
+    data = bytearray(path.read_bytes())
+    start = 10 + (len(b"a.nii") + 1 if data[3] & 8 else 0)  # past the header and the name in it
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=r"cannot open .*a\.nii\.gz: not a readable NIfTI file"):
+        open_source(str(path))
+
+
 def test_an_unknown_unit_is_said(tmp_path: Path) -> None:
     source = open_source(save(tmp_path / "a.nii", volume("uint8"), unit="unknown"))
     assert source.info.frame.unit == "mm"
