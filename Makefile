@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# --no-index is never set: where packages come from is the machine's own configuration
+# where packages come from is the machine's own configuration
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: env demo test lint slow scale gpu lock clean
@@ -33,7 +33,7 @@ gpu: env
 
 # the lock names versions and no address; newest-with-newest breaks, so it is changed on purpose only
 lock:
-	$(VENV)/bin/python -m pip freeze --exclude-editable --exclude pip > requirements.lock
+	$(VENV)/bin/python -m pip freeze --all --exclude-editable --exclude pip > requirements.lock
 
 clean:
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache
