@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     return write_bundle(folder, network, ModelSpec.of(fields, "test"), "# tiny\n")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray for a module, as it takes seconds to start: engines find it and leave it alone."""
+    import ray
+
+    ray.init(
+        num_cpus=4,  # three for engines that live as long as a module, one for the rest
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=80_000_000,
+    )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

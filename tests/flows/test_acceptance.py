@@ -66,6 +66,7 @@ def arrays_of(run: Run) -> dict[str, NDArray[Any]]:
     return {name: np.asarray(run.array(name)[...]) for name in NAMES}  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_blocks_engines_and_workers_do_not_change_a_byte(tissue: Path, tmp_path: Path) -> None:
     cases = (Case(), Case(block=96), Case(block=960), Case(engine="ray"), Case(engine="ray", workers=2, block=96))
     found = [arrays_of(run(tissue, tmp_path / str(n), case)) for n, case in enumerate(cases)]

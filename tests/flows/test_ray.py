@@ -35,25 +35,10 @@ from pipeline.worker import Worker
 from tests.fakes import CoordinateModel, RecordingModel, coordinate_image, fake_spec, read_records
 from tests.runs import ArraySource, drive, labels_of, make_run, segment
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 CUT_2D: dict[str, Any] = {"window": (12, 16), "overlap": (4, 4), "block": (16, 24), "batch": 2, "threads": 1}
 CUT_3D: dict[str, Any] = {"window": (4, 8, 6), "overlap": (2, 2, 0), "block": (4, 12, 12), "threads": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    """One Ray for the module: engines find it and leave it alone."""
-    import ray
-
-    ray.init(
-        num_cpus=4,  # three for the engines that live as long, one for the rest
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=80_000_000,
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +193,14 @@ def test_labels_are_the_serial_ones_and_each_window_is_seen_once(
 
 
 def test_a_worker_that_dies_in_the_middle_costs_nothing(tmp_path: Path, pair: RayEngine) -> None:
-    dies = Dies(tmp_path / "marks", Job("infer", (1, 1)), times=2)
+    dies = Dies(tmp_path / "marks", Job("infer", (1, 1)), times=1)
     run, expected = prepare(tmp_path, dies)
     ledger, given_up = drive(run, pair)
-    assert dies.deaths == 2
+    assert dies.deaths == 1
     assert (given_up, ledger.failed, ledger.remaining) == ({}, set(), 0)
     np.testing.assert_array_equal(labels_of(run), expected)
     attempts = {r.job: r.attempt for r in run.receipts()}
-    assert attempts.pop(dies.job) == 3
+    assert attempts.pop(dies.job) == 2
     assert set(attempts.values()) == {1}, "the job that was queued behind the deadly one was not to blame"
 
 
@@ -291,12 +276,13 @@ def dead_on_arrival(name: str) -> Worker:
     raise ModuleNotFoundError("No module named 'seamline_of_the_driver'")
 
 
-def test_workers_that_never_live_end_the_run_with_the_reason(tmp_path: Path) -> None:
+def test_workers_that_never_live_end_the_run_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MAX_STILLBORN", 2)  # each costs the start of a process
     run, _ = prepare(tmp_path)
     for e in closing(engine(1, make_worker=dead_on_arrival)):
         _, given_up = drive(run, e)
     message = str(given_up[run.uri])
-    assert "workers died as they started" in message
+    assert "2 workers died as they started" in message
     assert "No module named 'seamline_of_the_driver'" in message
     assert "the same command goes on where this one stopped" in message
 
