@@ -67,7 +67,18 @@ def read_image(run: Run, box: Box) -> NDArray[Any]:
         return np.asarray(array[(slice(None), *where)])
     if array.ndim == box.ndim:
         return np.asarray(array[where])[None]
-    return np.stack([np.asarray(array[(c, *where)]) for c in run.manifest.question.source.channels])
+    return read_channels(array, run.manifest.question.source.channels, where)
+
+
+def read_channels(array: Any, channels: tuple[int, ...], where: tuple[slice, ...]) -> NDArray[Any]:
+    """Some channels of a zarr array ``(C, *spatial)``; those that share chunks in one read, which decodes them once."""
+    per_chunk = int(array.chunks[0])
+    parts: dict[int, NDArray[Any]] = {}
+    for chunk in {c // per_chunk for c in channels}:
+        mine = [c for c in channels if c // per_chunk == chunk]
+        read = np.asarray(array[(slice(min(mine), max(mine) + 1), *where)])
+        parts |= {c: read[c - min(mine)] for c in mine}
+    return np.stack([parts[c] for c in channels])
 
 
 def compute(

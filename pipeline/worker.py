@@ -21,8 +21,9 @@ from pipeline.manifest import Numerics, SourceRecord
 from pipeline.models.normalise import resolve
 from pipeline.receipts import Job, Output, Receipt, Seconds
 from pipeline.run import Run, open_run
-from pipeline.sources import check_unchanged, open_source
+from pipeline.sources import open_source
 from pipeline.sources.base import Source, SourceInfo
+from pipeline.sources.watch import Watch
 from tiling import Box, Index
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Worker:
     def _infer(self, context: Context, job: Job, clock: Clock, missing: object) -> Done:
         run, j, numerics = context.run, job.index, context.run.manifest.numerics
         block = clock("read", lambda: infer.read(run, j))
+        self._look(context)
         model = self._model(context)
         result = clock(
             "model",
@@ -174,7 +176,17 @@ class Worker:
 
     def _pyramid(self, context: Context, job: Job, clock: Clock, missing: object) -> Done:
         level, *index = job.index
-        return Done(clock("write", lambda: pyramid.build(context.run, level, tuple(index))))
+        outputs = clock("write", lambda: pyramid.build(context.run, level, tuple(index)))
+        # every block lies below a shard of the last level, so the looks there vouch for all that was read
+        self._look(context, now=level == context.run.manifest.layout.levels - 1)
+        return Done(outputs)
+
+    def _look(self, context: Context, *, now: bool = False) -> None:
+        """Look at a source that is read in place, and so by no ``Source``."""
+        if context.run.manifest.layout.image == "in-place":
+            source = self._source(context)
+            if isinstance(source, UnchangedSource):
+                source.look(now=now)
 
     # what is kept open --------------------------------------------------------------------------------------
 
@@ -255,10 +267,10 @@ def check_arithmetic(numerics: Numerics) -> None:
 
 @dataclass(frozen=True)
 class UnchangedSource:
-    """A source that is looked at again after every read: blocks of two versions must not mix."""
+    """A source that is looked at again after reads: blocks of two versions must not mix."""
 
     inner: Source
-    fingerprint: str
+    watch: Watch
 
     @property
     def info(self) -> SourceInfo:
@@ -269,18 +281,20 @@ class UnchangedSource:
         try:
             return self.inner.read(box, channels)
         finally:
-            self._check()
+            self.look()
 
     def close(self) -> None:
         self.inner.close()
 
-    def _check(self) -> None:
+    def look(self, *, now: bool = False) -> None:
+        """Raise SourceChangedError if it changed; see ``Watch``."""
         try:
-            check_unchanged(self.inner.info.uri, self.fingerprint)
+            self.watch.look(now=now)
         except SourceChangedError as e:
             raise SourceChangedError(f"{e}; run the same command again: it will make a new run") from None
 
 
 def open_run_source(record: SourceRecord) -> Source:
     """The source of a run, guarded against changing under it."""
-    return UnchangedSource(open_source(record.uri, nodata=record.nodata), record.fingerprint)  # type: ignore[arg-type]
+    source = open_source(record.uri, nodata=record.nodata)  # type: ignore[arg-type]
+    return UnchangedSource(source, Watch(source.info, record.fingerprint))

@@ -16,6 +16,7 @@ from pipeline.export.png import check_png
 from pipeline.infer import read_image
 from pipeline.manifest import Manifest
 from pipeline.run import Run
+from pipeline.sources import check_unchanged
 from pipeline.store import join
 from tiling import Box
 
@@ -98,6 +99,8 @@ def export_run(run: Run, kind: str, out: str | None = None, *, allow_incomplete:
         raise UsageError(f"cannot export to {kind!r}; known are {', '.join(EXPORTS)}")
     path = _place(run, kind, out)
     overlay = kind == "overlay"
+    if overlay and run.manifest.layout.image == "in-place":
+        check_unchanged(run.manifest.question.source.uri, run.manifest.question.source.fingerprint)
     return export(
         kind,
         view_of(run),

@@ -31,6 +31,8 @@ class SourceInfo:
     access       "random", or "sequential" where reading boxes out of order costs decoding from the start
     tile         native tile or chunk, spatial: reads aligned to it decode each tile once
     fingerprint  changes when the content may have changed
+    files        uris of all that the fingerprint is of, so that it can be taken again without opening anything; a
+                 folder ends in a slash; () where there is no file
     array_uri    for zarr: where the level-0 array lies, if blocks can be read from it in place of a copy
     notes        sentences about anything in the file that is not read, and how what is read was understood
     """
@@ -47,6 +49,7 @@ class SourceInfo:
     access: Literal["random", "sequential"] = "random"
     tile: tuple[int, ...]
     fingerprint: str
+    files: tuple[str, ...] = ()
     array_uri: str | None = None
     notes: tuple[str, ...] = ()
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pipeline.errors import SourceChangedError, SourceError
 from pipeline.sources.files import stat
 from pipeline.store import Entry, Store
-
-LISTED_FILES = 2000  # of a zarr store, looked at again after each read
 
 
 def of_files(uris: Iterable[str]) -> str:
@@ -31,17 +28,13 @@ def of_entries(entries: Iterable[Entry]) -> str:
     return f"{n_files}f-{n_bytes}b-{digest.hexdigest()[:24]}"
 
 
-def check_unchanged(uri: str, fingerprint: str, *, thorough: bool = False) -> None:
+def check_unchanged(uri: str, fingerprint: str, files: Sequence[str] = ()) -> None:
     """Raise SourceChangedError unless the source still has this fingerprint.
 
-    Made to be called after every read: one look at a file; for sources of several files what opening costs.
-    A zarr store of more than ``LISTED_FILES`` objects is listed again only if ``thorough``.
+    With ``files``, as the source told them when it was opened, it costs one look at each, or one listing of a folder;
+    without, what opening costs.
     """
-    counted = re.match(r"(\d+)f-", fingerprint)
-    n_files = int(counted.group(1)) if counted else 1
-    if n_files > LISTED_FILES and not thorough:
-        return
-    now = _fingerprint_now(uri, n_files)
+    now = _fingerprint_now(uri, files)
     if now != fingerprint:
         raise SourceChangedError(
             f"{uri} changed since it was planned (fingerprint {fingerprint}, now {now}); "
@@ -49,13 +42,13 @@ def check_unchanged(uri: str, fingerprint: str, *, thorough: bool = False) -> No
         )
 
 
-def _fingerprint_now(uri: str, n_files: int) -> str:
+def _fingerprint_now(uri: str, files: Sequence[str]) -> str:
     from pipeline.sources.opening import fingerprint_of
 
-    if n_files == 1 and (found := stat(uri)) is not None:
-        return of_entries([found])
     try:
-        return fingerprint_of(uri)
+        if not files:
+            return fingerprint_of(uri)
+        return of_tree(files[0]) if files[0].endswith("/") else of_files(files)
     except SourceError as e:
         raise SourceChangedError(f"{uri} changed since it was planned, and no longer opens: {e}") from e
 

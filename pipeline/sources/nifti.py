@@ -128,6 +128,7 @@ class NiftiSource:
             access="sequential" if self._gzipped else "random",
             tile=(1, int(xyz[1]), int(xyz[0])),
             fingerprint=fingerprint.of_files([uri]),
+            files=(uri,),
             notes=(*notes, *nodata_notes(nodata, dtype)),
         )
 

@@ -114,6 +114,7 @@ def _describe(uri: str, data: Any, bands: raster_meta.Bands, rule: NodataRule) -
     frame, frame_notes = raster_meta.frame_of(data)
     nodata = resolve_nodata(rule, [data.nodatavals[b - 1] for b in bands.read])
     access = raster_meta.access_of(data)
+    files = _existing(uri, data)
     return SourceInfo(
         uri=uri,
         name=scene_name(uri),
@@ -126,17 +127,18 @@ def _describe(uri: str, data: Any, bands: raster_meta.Bands, rule: NodataRule) -
         masked=bool(bands.alpha or bands.masks),
         access=access,
         tile=raster_meta.tile_of(data, access),
-        fingerprint=_fingerprint(uri, data),
+        fingerprint=fingerprint.of_files(files),
+        files=tuple(files),
         notes=(*frame_notes, *raster_meta.notes_of(data, bands), *nodata_notes(nodata, dtype)),
     )
 
 
-def _fingerprint(uri: str, data: Any) -> str:
+def _existing(uri: str, data: Any) -> list[str]:
     files = _files(uri, data)
     for file in files:
         if stat(file) is None:
             raise SourceError(f"{uri} refers to {file}, which does not exist")
-    return fingerprint.of_files(files)
+    return files
 
 
 def _files(uri: str, data: Any) -> list[str]:

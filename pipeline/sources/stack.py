@@ -184,6 +184,7 @@ class StackSource:
         check_dtype(uri, dtype)
         check_extent(uri, (*depth, *plane), len(channels))
         frame, notes = stack_meta.spacing_frame(self._tiff, ("z", "y", "x") if layout.is_volume else ("y", "x"))
+        files = _files(uri, self._series)
         nodata = resolve_nodata(rule, [stack_meta.nodata_of(page)] * len(channels))
         tile = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, plane[0]), plane[1])
         return SourceInfo(
@@ -197,7 +198,8 @@ class StackSource:
             nodata=nodata,
             masked="alpha" in self._samples,
             tile=((1,) if depth else ()) + tile,
-            fingerprint=fingerprint.of_files(_files(uri, self._series)),
+            fingerprint=fingerprint.of_files(files),
+            files=tuple(files),
             notes=(*notes, *self._notes(), *nodata_notes(nodata, dtype)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from pipeline.sources.validity import (
 )
 from pipeline.store import Store, join
 from tiling import Box, Frame
+
+MOST_DECODED, MOST_CHANNELS, LARGEST_CHUNK = 4, 4, 64 << 20
+_BLOCK = {2: 2048, 3: 256}  # a usual block's side, of which a source knows nothing
 
 
 class ZarrSource:
@@ -90,7 +94,7 @@ class ZarrSource:
         if attributes.get("scale_factor", 1) != 1 or attributes.get("add_offset", 0) != 0:
             notes.append("scale_factor and add_offset are not applied: pixels are read as stored")
         native = array.dtype.newbyteorder("=")
-        in_place = order.is_native and array.dtype.isnative and self._valid is None
+        in_place = order.is_native and array.dtype.isnative and self._valid is None and _has_small_chunks(array, order)
         return SourceInfo(
             uri=uri,
             name=scene_name(uri),
@@ -103,6 +107,7 @@ class ZarrSource:
             masked=self._valid is not None,
             tile=tuple(min(array.chunks[i], array.shape[i]) for i in order.spatial),
             fingerprint=fingerprint.of_tree(self._array_uri),
+            files=(f"{self._array_uri}/",),
             array_uri=self._array_uri if in_place else None,
             notes=(*notes, *frame_notes, *nodata_notes(nodata, native)),
         )
@@ -118,6 +123,23 @@ class ZarrSource:
         if self._image is not None:
             return zarr_meta.ome_frame(self._image, self._order)
         return Frame.pixels(self._order.names), []
+
+
+def _has_small_chunks(array: Any, order: zarr_meta.Order) -> bool:
+    """Whether reading blocks in place is cheap, which happens several times: for each neighbour, and for the pyramid.
+
+    A chunk is decoded whole. A block that lies anywhere may need at most ``MOST_DECODED`` times the pixels that it has,
+    from chunks of no more than ``LARGEST_CHUNK`` bytes and of few channels.
+    """
+    side = _BLOCK[len(order.spatial)]
+    decoded = 1.0
+    for axis in order.spatial:
+        extent, chunk = array.shape[axis], min(array.chunks[axis], array.shape[axis])
+        block = min(side, extent)
+        decoded *= min(block + chunk - 1, extent) / block
+    channels = 1 if order.channel is None else min(array.chunks[order.channel], array.shape[order.channel])
+    n_bytes = prod(map(min, array.chunks, array.shape)) * array.dtype.itemsize
+    return decoded <= MOST_DECODED and channels <= MOST_CHANNELS and n_bytes <= LARGEST_CHUNK
 
 
 def _open_node(uri: str) -> Any:

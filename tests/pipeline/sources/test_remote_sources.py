@@ -121,6 +121,7 @@ def test_nifti_stack_and_zarr(bucket: Store, tmp_path: Path, check_boxes: Any) -
         assert source.info.format == kind
         check_boxes(source, PIXELS[None], n=3)
         check_unchanged(source.info.uri, source.info.fingerprint)
+        check_unchanged(source.info.uri, source.info.fingerprint, source.info.files)
         source.close()
     assert open_source(f"{BUCKET}/z.zarr").info.array_uri == f"{BUCKET}/z.zarr"
     assert [Path(uri).name for uri in find_scenes([BUCKET]).scenes] == ["a.nii.gz", "s.tif", "z.zarr"]

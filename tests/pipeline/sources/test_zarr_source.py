@@ -58,6 +58,29 @@ def test_axes_by_name(tmp_path: Path, check_boxes: Any, zarr_format: int, axes: 
     source.close()
 
 
+@pytest.mark.parametrize(
+    ("shape", "chunks", "in_place"),
+    [
+        ((9000, 9000), (512, 512), True),
+        ((9000, 9000), (2048, 2048), True),
+        ((9000, 9000), (4096, 4096), False),  # a block of 2048 that lies across four of them decodes 16 times itself
+        ((9000, 9000), (9000, 9000), False),
+        ((9000, 9000), (1, 9000), False),  # whole rows, for a block of a fifth of them
+        ((1500, 1500), (1500, 1500), True),  # a block is the whole scene
+        ((3, 9000, 9000), (3, 512, 512), True),
+        ((12, 9000, 9000), (12, 512, 512), False),  # twelve are decoded where three are asked for
+        ((64, 2048, 2048), (64, 64, 64), True),
+        ((64, 2048, 2048), (1, 2048, 2048), False),
+    ],
+)
+def test_only_chunks_that_blocks_can_use_are_read_in_place(
+    tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], in_place: bool
+) -> None:
+    axes = ("y", "x") if len(shape) == 2 else ("c" if shape[0] < 60 else "z", "y", "x")
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=shape, chunks=chunks, dtype="u1", dimension_names=axes)
+    assert (open_source(str(tmp_path / "a.zarr")).info.array_uri is not None) == in_place
+
+
 def test_names_that_mean_the_same(tmp_path: Path, check_boxes: Any) -> None:
     pixels = pixels_of("cyx")
     store(tmp_path / "a.zarr", pixels, dimension_names=("band", "Latitude", "lon"))
