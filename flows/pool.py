@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,6 +125,8 @@ class _Pool:
         self.tries = [Tries() for _ in ledgers]
         self.at = {ledger.run.uri: n for n, ledger in enumerate(ledgers)}
         self.in_flight: set[tuple[str, Job]] = set()
+        # ended runs are dropped from it: a batch of many small scenes would spend its time looking at them
+        self.active = OrderedDict((ledger.run.uri, (ledger, t)) for ledger, t in self.runs() if ledger.remaining)
 
     def runs(self) -> list[tuple[Ledger, Tries]]:
         return list(zip(self.ledgers, self.tries, strict=True))
@@ -135,27 +137,31 @@ class _Pool:
         An engine without room may have some later. One with room, and jobs that remain though none of them is in
         flight, waits for its time, or may start, is a mistake in the ledger: an error rather than a loop for ever.
         """
-        waiting = False
-        for ledger, tries in self.runs():
+        waiting, visited = False, []
+        for uri, (ledger, tries) in self.active.items():
             if self.engine.room() <= 0:
                 break
-            if not tries.fatal:
-                with _fatal_store(tries):
-                    waiting |= self._start_of(ledger, tries)
+            visited.append(uri)
+            with _fatal_store(tries):
+                waiting |= self._start_of(ledger, tries)
+        for uri in visited:
+            self._drop_ended(uri)
         if self.in_flight or waiting:
             return True
-        left = {
-            ledger.run.uri: ledger.remaining for ledger, tries in self.runs() if ledger.remaining and not tries.fatal
-        }
+        left = {uri: ledger.remaining for uri, (ledger, _) in self.active.items()}
         if left and self.engine.room() > 0:
             raise RunError(f"jobs remain that wait for none that runs: {left}; this is a mistake in Seamline")
         return bool(left)
 
     def stop(self, error: StuckError) -> None:
         """Give up every run that has work left."""
-        for ledger, tries in self.runs():
-            if ledger.remaining and not tries.fatal:
-                tries.fatal = error
+        for _, tries in self.active.values():
+            tries.fatal = error
+
+    def _drop_ended(self, uri: str) -> None:
+        entry = self.active.get(uri)
+        if entry and (entry[1].fatal or not entry[0].remaining):
+            del self.active[uri]
 
     def _start_of(self, ledger: Ledger, tries: Tries) -> bool:
         """Submit jobs of one run; whether some of them wait for their time."""
@@ -194,6 +200,7 @@ class _Pool:
                 tries.fatal = tries.fatal or outcome.error
             else:
                 self._retry(ledger, tries, outcome)
+        self._drop_ended(order.uri)
 
     @staticmethod
     def _done_elsewhere(ledger: Ledger, job: Job) -> Receipt | None:

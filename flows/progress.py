@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from math import prod
 from typing import Any, Protocol, TextIO
 
 from flows.pool import Event
 from pipeline.ledger import Ledger
+from pipeline.receipts import Stage
 from pipeline.show import speed
 
 EVERY_SECONDS = 10.0
@@ -47,17 +48,44 @@ def progress(stream: TextIO | None = None) -> Iterator[Watcher]:
 
 @dataclass
 class Meter:
-    """How far a batch is, and how fast: from its ledgers, and the receipts of this invocation."""
+    """How far a batch is, and how fast: from its ledgers, and the receipts of this invocation.
 
-    ledgers: Sequence[Ledger] = ()
+    total, blocks      jobs and blocks of all scenes;  ``whole`` blocks are stitched with nothing missing
+    remaining          jobs by stage
+    done, busy, pixels what this invocation did, by stage: jobs, seconds of work; and pixels inferred
+    """
+
+    ledgers: InitVar[Sequence[Ledger]] = ()
     started: float = field(default_factory=time.monotonic)
     pixels: int = 0
     done: Counter[str] = field(default_factory=Counter)
     busy: dict[str, float] = field(default_factory=dict)
+    total: int = 0
+    blocks: int = 0
+    whole: int = 0
+    remaining: Counter[str] = field(default_factory=Counter)
+    scenes: list[str] = field(default_factory=list)
+
+    def __post_init__(self, ledgers: Sequence[Ledger]) -> None:
+        self._seen: dict[str, tuple[int, Counter[Stage]]] = {}
+        for ledger in ledgers:
+            self._look(ledger)
+
+    def _look(self, ledger: Ledger) -> None:
+        """Bring the sums up to date for one run: there may be thousands of others, where nothing has happened."""
+        uri = ledger.run.uri
+        if uri not in self._seen:
+            self.scenes.append(ledger.run.manifest.scene)
+            self.total += ledger.total
+            self.blocks += prod(ledger.run.grid.n_blocks)
+        whole, left = self._seen.get(uri, (0, Counter[Stage]()))
+        self.whole += ledger.whole - whole
+        self.remaining.update(ledger.left)
+        self.remaining.subtract(left)
+        self._seen[uri] = (ledger.whole, ledger.left.copy())
 
     def add(self, event: Event) -> None:
-        if not any(event.ledger is ledger for ledger in self.ledgers):
-            self.ledgers = (*self.ledgers, event.ledger)
+        self._look(event.ledger)
         if event.receipt is None:
             return
         stage = event.job.stage
@@ -69,20 +97,12 @@ class Meter:
     @property
     def jobs(self) -> tuple[int, int]:
         """(done, all) of the batch; a job that failed is done with."""
-        total = sum(ledger.total for ledger in self.ledgers)
-        return total - sum(ledger.remaining for ledger in self.ledgers), total
-
-    @property
-    def remaining(self) -> Counter[str]:
-        """Jobs by stage."""
-        return sum((ledger.remaining_by_stage for ledger in self.ledgers), Counter())
+        return self.total - sum(self.remaining.values()), self.total
 
     @property
     def blocks_text(self) -> str:
         """Blocks stitched whole, of all."""
-        total = sum(prod(ledger.run.grid.n_blocks) for ledger in self.ledgers)
-        whole = sum(job.stage == "stitch" for ledger in self.ledgers for job in ledger.done - ledger.partial)
-        return f"{whole:,}/{total:,} blocks"
+        return f"{self.whole:,}/{self.blocks:,} blocks"
 
     @property
     def speed_text(self) -> str:
@@ -182,7 +202,7 @@ class Bar:
     def _draw(self) -> None:
         self.drawn = time.monotonic()
         done, total = self.meter.jobs
-        scenes = [ledger.run.manifest.scene for ledger in self.meter.ledgers]
+        scenes = self.meter.scenes
         shown = {
             "description": scenes[0] if len(scenes) == 1 else f"{len(scenes)} scenes",
             "completed": done,

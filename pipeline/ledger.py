@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline import pyramid, spool
@@ -18,6 +18,9 @@ from tiling import Index, downstream, upstream
 
 _URGENCY: dict[Stage, int] = {"stitch": 0, "constants": 1, "infer": 2, "pyramid": 3, "spool": 4, "ingest": 5}
 """What frees the most is done first: stitching deletes partials; ingest runs only as far ahead as it must."""
+
+_JUDGED: tuple[tuple[Stage, ...], ...] = (("ingest", "constants", "stitch", "pyramid"), ("infer",), ("spool",))
+"""Whether a piece or the scratch is needed is known when its readers are known. No receipt is kept meanwhile."""
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Ledger:
     partial   jobs done without something that had failed: a later invocation runs them again
     total     jobs of the whole run, whether done or not
     lost      jobs that had a receipt but whose output was gone or rotten, and that run again
+    left      how many jobs remain, by stage;  ``whole`` blocks that are stitched with nothing missing
     """
 
     run: Run
@@ -36,6 +40,8 @@ class Ledger:
     failed: set[Job] = field(default_factory=set)
     partial: set[Job] = field(default_factory=set)
     lost: set[Job] = field(default_factory=set)
+    left: Counter[Stage] = field(default_factory=Counter)
+    whole: int = 0
     finished_before: int = 0
 
     def __post_init__(self) -> None:
@@ -53,10 +59,6 @@ class Ledger:
     @property
     def remaining(self) -> int:
         return len(self._waits)
-
-    @property
-    def remaining_by_stage(self) -> Counter[str]:
-        return Counter(job.stage for job in self._waits)
 
     def pop(self) -> Job | None:
         """The most urgent job that may start; None if all wait."""
@@ -88,10 +90,13 @@ class Ledger:
     # what has happened ----------------------------------------------------------------------------------
 
     def complete(self, receipt: Receipt) -> None:
-        self.done.add(receipt.job)
+        job = receipt.job
         if receipt.missing:
-            self.partial.add(receipt.job)
-        self._settle(receipt.job)
+            self.partial.add(job)
+        elif job.stage == "stitch" and job not in self.done:
+            self.whole += 1
+        self.done.add(job)
+        self._settle(job)
 
     def fail(self, job: Job) -> None:
         """The job failed for good: what depends on it goes on without it, or fails as well."""
@@ -107,11 +112,18 @@ class Ledger:
         self._lose(job)
         self.done.discard(job)
         self._want(job)
-        self._waits.setdefault(reader, set()).add(job)
+        if reader not in self._waits:
+            self._wait(reader, set())
+        self._waits[reader].add(job)
         self._blocks[job].append(reader)
 
+    def _wait(self, job: Job, needs: set[Job]) -> None:
+        self._waits[job] = needs
+        self.left[job.stage] += 1
+
     def _settle(self, job: Job) -> None:
-        self._waits.pop(job, None)
+        if self._waits.pop(job, None) is not None:
+            self.left[job.stage] -= 1
         for other in self._blocks.pop(job, []):
             waits = self._waits.get(other)
             if waits is not None:
@@ -129,7 +141,7 @@ class Ledger:
             if current in self._waits or current in self.done or current in self.failed:
                 continue
             waits = {n for n in self._needs(current) if n not in self.done and n not in self.failed}
-            self._waits[current] = waits
+            self._wait(current, waits)
             for need in waits:
                 self._blocks[need].append(current)
                 stack.append(need)
@@ -164,15 +176,19 @@ class Ledger:
     def _resume(self) -> None:
         """All jobs minus valid receipts. A receipt is valid if what it vouches for lies there in its size."""
         sizes = {entry.key: entry.n_bytes for entry in self.run.store.list()}
-        receipts = {job: self.run.receipt(job) for job in all_jobs(self.run) if job.key in sizes}
-        whole = {job: r for job, r in receipts.items() if r is not None and not r.missing}
-        self.done = {job for job, r in whole.items() if r.stage not in ("infer", "spool") and self._intact(r, sizes)}
-        stitched = {job.index for job in self.done if job.stage == "stitch"}
-        self.done |= {job for job, r in whole.items() if r.stage == "infer" and self._filed(r, stitched, sizes)}
-        self.done |= {job for job, r in whole.items() if r.stage == "spool" and self._spooled(r, sizes)}
-        for job, receipt in receipts.items():
-            if job not in self.done and (receipt is None or not receipt.missing):
-                self._lose(job)
+        for stages in _JUDGED:
+            jobs = (job for job in all_jobs(self.run) if job.stage in stages and job.key in sizes)
+            for job, receipt in self.run.receipts_of(jobs):
+                if receipt is None or not (receipt.missing or self._valid(receipt, sizes)):
+                    self._lose(job)
+                elif not receipt.missing:
+                    self.done.add(job)
+        self.whole = sum(job.stage == "stitch" for job in self.done)
+
+    def _valid(self, receipt: Receipt, sizes: Mapping[str, int]) -> bool:
+        if receipt.stage == "infer":
+            return self._filed(receipt, sizes)
+        return self._spooled(receipt, sizes) if receipt.stage == "spool" else self._intact(receipt, sizes)
 
     def _lose(self, job: Job) -> None:
         """A receipt that vouches for what is not there is removed, so that no one else trusts it."""
@@ -182,10 +198,10 @@ class Ledger:
     def _intact(self, receipt: Receipt, sizes: Mapping[str, int]) -> bool:
         return all(self._lies(key, output, sizes) for key, output in receipt.outputs.items())
 
-    def _filed(self, receipt: Receipt, stitched: Collection[Index], sizes: Mapping[str, int]) -> bool:
+    def _filed(self, receipt: Receipt, sizes: Mapping[str, int]) -> bool:
         """Whether the pieces lie there that have not been read yet."""
         readers = (receipt.index, *downstream(self.run.grid, receipt.index))
-        keys = [self.run.partial_key(d, receipt.index) for d in readers if d not in stitched]
+        keys = [self.run.partial_key(d, receipt.index) for d in readers if Job("stitch", d) not in self.done]
         return all(k in receipt.outputs and self._lies(k, receipt.outputs[k], sizes) for k in keys)
 
     def _spooled(self, receipt: Receipt, sizes: Mapping[str, int]) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays import array_spec
-from pipeline.infer import read_image
 from pipeline.receipts import Output
 from pipeline.run import Run
 from tiling import Box, Index
@@ -47,6 +46,8 @@ def build(run: Run, level: int, index: Index) -> dict[str, Output]:
 
 
 def _rows(run: Run, level: int, part: Box) -> tuple[NDArray[Any], NDArray[Any]]:
+    from pipeline.infer import read_image  # brings torch, which a ledger does not need
+
     extent = array_spec(run.manifest, "labels", level - 1).extent
     below = Box(tuple(2 * a for a in part.start), tuple(min(2 * b, e) for b, e in zip(part.stop, extent, strict=True)))
     labels = np.asarray(run.array("labels", level - 1)[below.slices()])
@@ -55,7 +56,7 @@ def _rows(run: Run, level: int, part: Box) -> tuple[NDArray[Any], NDArray[Any]]:
         valid = np.isfinite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
     else:
         image = read_image(run, below)
-        valid = np.broadcast_to(np.asarray(run.array("valid")[below.slices()]) != 0, image.shape)
+        valid = np.broadcast_to(np.asarray(run.array("valid")[below.slices()]) == 1, image.shape)
     return mode_halved(labels), np.stack([mean_halved(c, v) for c, v in zip(image, valid, strict=True)])
 
 

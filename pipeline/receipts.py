@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,6 +12,7 @@ from tiling import Index
 
 Stage = Literal["spool", "ingest", "constants", "infer", "stitch", "pyramid"]
 STAGES: tuple[Stage, ...] = ("spool", "ingest", "constants", "infer", "stitch", "pyramid")
+_KEY = re.compile(rf"(?:receipts|failures)/({'|'.join(STAGES)})/(all|\d+(?:\.\d+)*)\.json")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,6 +34,12 @@ class Job:
     @property
     def failure_key(self) -> str:
         return f"failures/{self.stage}/{self.name}.json"
+
+    @classmethod
+    def of_key(cls, key: str) -> Self | None:
+        """The job of a ``key`` or ``failure_key``; None for what others leave in a folder (``.DS_Store``, copies)."""
+        match = _KEY.fullmatch(key)
+        return cls(match.group(1), index_of(match.group(2))) if match else None  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return f"{self.stage} {self.name}"

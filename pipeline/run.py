@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import tee
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -28,9 +29,11 @@ from pipeline.errors import RunError
 from pipeline.manifest import SCHEMA, Manifest
 from pipeline.models.normalise import Constants
 from pipeline.partials import pack, unpack
-from pipeline.receipts import Failure, Job, Output, Receipt, index_of
+from pipeline.receipts import Failure, Job, Output, Receipt
 from pipeline.store import Store, join
 from tiling import Grid, Index
+
+T = TypeVar("T", Receipt, Failure)
 
 MANIFEST = "manifest.json"
 CONSTANTS = "constants.json"
@@ -70,22 +73,26 @@ class Run:
 
     def receipt(self, job: Job) -> Receipt | None:
         """The job's receipt, or None. A receipt that does not parse was not written by us and does not count."""
-        data = self.store.get_or_none(job.key)
-        try:
-            return None if data is None else Receipt.model_validate_json(data)
-        except ValidationError:
-            return None
+        return _parsed(Receipt, self.store.get_or_none(job.key))
 
     def receipts(self, stage: str | None = None) -> Iterator[Receipt]:
-        for entry in self.store.list(f"receipts/{stage}" if stage else "receipts"):
-            stage_name, _, name = entry.key.removesuffix(".json").removeprefix("receipts/").partition("/")
-            receipt = self.receipt(Job(stage_name, index_of(name)))  # type: ignore[arg-type]
-            if receipt is not None:
-                yield receipt
+        """Every receipt, one after the other: a large run's do not fit into memory."""
+        return (receipt for _, receipt in self.receipts_of(self._jobs_in("receipts", stage)) if receipt is not None)
+
+    def receipts_of(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Receipt | None]]:
+        """Each of ``jobs`` with its receipt, several read at a time."""
+        asked, named = tee(jobs)
+        for job, data in zip(named, self.store.get_each(job.key for job in asked), strict=True):
+            yield job, _parsed(Receipt, data)
 
     def failures(self) -> list[Failure]:
-        found = (self.store.get_or_none(entry.key) for entry in self.store.list("failures"))
-        return sorted((Failure.model_validate_json(f) for f in found if f), key=lambda f: (f.stage, f.index))
+        keys = (job.failure_key for job in self._jobs_in("failures"))
+        found = (_parsed(Failure, data) for data in self.store.get_each(keys))
+        return sorted((f for f in found if f), key=lambda f: (f.stage, f.index))
+
+    def _jobs_in(self, folder: str, stage: str | None = None) -> Iterator[Job]:
+        entries = self.store.list(f"{folder}/{stage}" if stage else folder)
+        return (job for entry in entries if (job := Job.of_key(entry.key)) is not None)
 
     def record(self, receipt: Receipt) -> None:
         """Write a receipt: the last act of a job. An earlier failure of it is forgotten."""
@@ -130,6 +137,14 @@ class Run:
     def bundle(self, n: int) -> Store:
         """Where the copy of the n-th bundle lies."""
         return self.store.within(f"bundle/{n}")
+
+
+def _parsed(kind: type[T], data: bytes | None) -> T | None:
+    """None for what is not there, or was not written by us."""
+    try:
+        return None if data is None else kind.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def open_run(uri: str) -> Run:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from math import prod
 from typing import Any, Literal
 
 from pipeline.ledger import all_jobs
-from pipeline.receipts import STAGES, Failure, Receipt
+from pipeline.receipts import STAGES, Failure, Job, Receipt, Stage
 from pipeline.run import Run
 
 Outcome = Literal["complete", "incomplete"]
@@ -67,56 +67,87 @@ class Status:
 
 
 def read_status(run: Run) -> Status:
-    """Read every receipt of the run."""
-    receipts, failures = list(run.receipts()), run.failures()
-    pixels: Counter[str] = Counter()
-    for receipt in receipts:
-        if receipt.stage == "stitch":
-            pixels.update(receipt.pixels)
-        elif receipt.stage == "ingest":
-            pixels["nonfinite"] += receipt.pixels.get("nonfinite", 0)
-    infers = [r for r in receipts if r.stage == "infer"]
-    missing = tuple(r.job.name for r in receipts if r.stage == "stitch" and r.missing)
-    stages = _stages(run, receipts, failures)
+    """Read every receipt of the run, one after the other."""
+    sums, failures = _Sums(run), run.failures()
+    for receipt in run.receipts():
+        sums.add(receipt)
+    stages = _stages(run, sums, failures)
     # the spool is scratch: once everything is ingested nobody asks for it
-    complete = not missing and all(s.done == s.total for stage, s in stages.items() if stage != "spool")
-    busy = sum(r.seconds.total for r in infers)
-    read = sum(run.grid.write(r.index).size for r in infers)
+    complete = not sums.missing and all(s.done == s.total for stage, s in stages.items() if stage != "spool")
+    busy = sums.seconds["infer"]
     return Status(
         scene=run.manifest.scene,
         run=run.uri,
         status="complete" if complete else "incomplete",
         stages=stages,
         windows_total=run.grid.n_windows,
-        windows_run=sum(r.windows_run for r in infers),
-        windows_skipped=sum(r.windows_skipped for r in infers),
-        pixels=dict(pixels),
+        windows_run=sums.windows_run,
+        windows_skipped=sums.windows_skipped,
+        pixels=dict(sums.pixels),
         extent_pixels=prod(run.grid.extent),
-        missing_blocks=missing,
+        missing_blocks=tuple(job.name for job in sorted(sums.missing)),
         failures=tuple(sorted(failures, key=lambda f: (f.attempts == 0, STAGES.index(f.stage), f.index))),
-        seconds=round(sum(r.seconds.total for r in receipts), 3),
-        wall_seconds=_wall(receipts),
-        peak_bytes=max((r.peak_bytes for r in receipts), default=0),
-        workers=len({r.worker for r in infers}),
-        mpx_per_second=round(read / busy / 1e6, 6) if busy else 0.0,
+        seconds=round(sum(sums.seconds.values()), 3),
+        wall_seconds=sums.wall_seconds,
+        peak_bytes=sums.peak_bytes,
+        workers=len(sums.workers),
+        mpx_per_second=round(sums.read_pixels / busy / 1e6, 6) if busy else 0.0,
     )
 
 
-def _stages(run: Run, receipts: list[Receipt], failures: list[Failure]) -> dict[str, StageCount]:
+@dataclass
+class _Sums:
+    """What is kept of receipts: a large run has more of them than memory holds."""
+
+    run: Run
+    done: Counter[Stage] = field(default_factory=Counter)
+    seconds: defaultdict[Stage, float] = field(default_factory=lambda: defaultdict(float))
+    pixels: Counter[str] = field(default_factory=Counter)
+    missing: list[Job] = field(default_factory=list)
+    workers: set[str] = field(default_factory=set)
+    windows_run: int = 0
+    windows_skipped: int = 0
+    read_pixels: int = 0
+    peak_bytes: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+
+    def add(self, receipt: Receipt) -> None:
+        self.done[receipt.stage] += not receipt.missing
+        self.seconds[receipt.stage] += receipt.seconds.total
+        self.peak_bytes = max(self.peak_bytes, receipt.peak_bytes)
+        if receipt.finished:
+            self._stamp(datetime.fromisoformat(receipt.finished))
+        if receipt.stage == "ingest":
+            self.pixels["nonfinite"] += receipt.pixels.get("nonfinite", 0)
+        elif receipt.stage == "infer":
+            self._add_infer(receipt)
+        elif receipt.stage == "stitch":
+            self.pixels.update(receipt.pixels)
+            if receipt.missing:
+                self.missing.append(receipt.job)
+
+    def _add_infer(self, receipt: Receipt) -> None:
+        self.windows_run += receipt.windows_run
+        self.windows_skipped += receipt.windows_skipped
+        self.read_pixels += self.run.grid.write(receipt.index).size
+        self.workers.add(receipt.worker)
+
+    def _stamp(self, at: datetime) -> None:
+        self.first = min(self.first or at, at)
+        self.last = max(self.last or at, at)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Between the first and the last receipt, pauses between invocations included."""
+        return (self.last - self.first).total_seconds() if self.first and self.last else 0.0
+
+
+def _stages(run: Run, sums: _Sums, failures: list[Failure]) -> dict[str, StageCount]:
     totals = Counter(job.stage for job in all_jobs(run))
-    done = Counter(r.stage for r in receipts if not r.missing)
     failed = Counter(f.stage for f in failures)
-    seconds: Counter[str] = Counter()
-    for receipt in receipts:
-        seconds[receipt.stage] += receipt.seconds.total  # type: ignore[assignment]
     return {
-        stage: StageCount(done[stage], totals[stage], failed[stage], round(float(seconds[stage]), 3))
+        stage: StageCount(sums.done[stage], totals[stage], failed[stage], round(sums.seconds[stage], 3))
         for stage in STAGES
         if totals[stage]
     }
-
-
-def _wall(receipts: list[Receipt]) -> float:
-    """Seconds between the first and the last receipt, pauses between invocations included."""
-    stamps = sorted(datetime.fromisoformat(r.finished) for r in receipts if r.finished)
-    return (stamps[-1] - stamps[0]).total_seconds() if stamps else 0.0

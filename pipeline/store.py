@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,8 @@ _CHATTER = re.compile(
     r"^Generic \w+ error: (Error performing )?|, after \d+ retries, max_retries: \d+, retry_timeout: \w+ *|"
     r" \(os error \d+\)|\[Errno \d+\] "
 )
+AT_ONCE = 16
+"""Requests under way when many objects are read: each waits far longer for the network than it works."""
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 
 
@@ -118,6 +122,20 @@ class Store:
             return self.get(key)
         except FileNotFoundError:
             return None
+
+    def get_each(self, keys: Iterable[str]) -> Iterator[bytes | None]:
+        """The objects of ``keys``, in their order, None where there is none. A few are ahead, never all in memory."""
+        ahead: deque[Future[bytes | None]] = deque()
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="store") as pool:
+            try:
+                for key in keys:
+                    ahead.append(pool.submit(self.get_or_none, key))
+                    if len(ahead) >= 4 * AT_ONCE:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def exists(self, key: str) -> bool:
         return self.size_or_none(key) is not None

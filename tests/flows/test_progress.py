@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from flows import progress as shown
-from flows.pool import run_jobs
+from flows.pool import Event, run_jobs
 from flows.progress import Lines, Meter, Watcher, clock, progress
 from flows.serial import SerialEngine
 from pipeline.errors import SourceError
 from pipeline.ledger import Ledger
+from pipeline.receipts import Job
 from pipeline.sources.base import Source
 from tests.fakes import IdentityModel, fake_spec
 from tests.runs import ArraySource, make_run, make_worker
@@ -105,3 +107,55 @@ def test_nothing_to_do_is_nothing_to_show() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (7.4, "0:00:07"), (93780, "26:03:00")])
 def test_time_is_told_in_hours(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_one_event_costs_the_same_whatever_the_number_of_scenes(tmp_path: Path) -> None:
+    """Sums are kept: looking at every scene at every event is 10^9 steps for 10,000 small scenes."""
+    image, model = ArraySource(np.zeros((1, 16, 16), np.uint8)), IdentityModel(fake_spec(2))
+    ledgers = [
+        Ledger(make_run(tmp_path / str(n), image, model.spec, window=(8,), overlap=(0,), block=(8,))) for n in range(12)
+    ]
+    looked: Counter[str] = Counter()
+
+    class Watched(Ledger):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("left", "total", "whole", "done", "remaining"):
+                looked[object.__getattribute__(self, "run").uri] += 1
+            return object.__getattribute__(self, name)
+
+    for ledger in ledgers:
+        ledger.__class__ = Watched
+    meter = Meter(ledgers)
+    looked.clear()
+    seen = []
+
+    def add(event: Event) -> None:
+        looked.clear()
+        meter.add(event)
+        seen.append((meter.jobs, meter.blocks_text, meter.seconds_left))
+        assert set(looked) <= {event.ledger.run.uri}
+
+    run_jobs(ledgers, SerialEngine(make_worker(image, model)), on_event=add, tick=0.01)
+    total = sum(ledger.total for ledger in ledgers)
+    assert [done for (done, _), _, _ in seen] == list(range(1, total + 1))
+    assert seen[-1][0] == (total, total)
+    assert seen[-1][1] == "48/48 blocks"
+    assert meter.remaining.total() == 0
+
+
+def test_scenes_that_have_ended_are_not_looked_at_again(tmp_path: Path) -> None:
+    image, model = ArraySource(np.zeros((1, 8, 8), np.uint8)), IdentityModel(fake_spec(2))
+    ledgers = [
+        Ledger(make_run(tmp_path / str(n), image, model.spec, window=(8,), overlap=(0,), block=(8,))) for n in range(20)
+    ]
+    asked: Counter[str] = Counter()
+
+    class Watched(Ledger):
+        def pop(self) -> Job | None:
+            asked[self.run.uri] += 1
+            return super().pop()
+
+    for ledger in ledgers:
+        ledger.__class__ = Watched
+    run_jobs(ledgers, SerialEngine(make_worker(image, model)), tick=0.01)
+    assert sum(asked.values()) <= 3 * sum(ledger.total for ledger in ledgers)

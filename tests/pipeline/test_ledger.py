@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +21,13 @@ from hypothesis import strategies as st
 from flows.pool import Event, run_jobs
 from flows.serial import SerialEngine
 from pipeline import plan
+from pipeline import run as run_module
+from pipeline.errors import StoreError
 from pipeline.ledger import Ledger, all_jobs
 from pipeline.receipts import STAGES, Job, Receipt, index_of
 from pipeline.run import Run
 from pipeline.status import read_status
+from pipeline.store import Store
 from tests.fakes import CoordinateModel, IdentityModel, fake_spec
 from tests.runs import ArraySource, drive, labels_of, make_run, make_worker, segment
 
@@ -90,6 +97,8 @@ def test_whatever_fails_the_walk_ends_and_says_what_is_missing(run: Run, seed: i
     assert ledger.done | ledger.failed == set(all_jobs(run))
     for job in ledger.failed - bad:
         assert any(need in ledger.failed for need in ledger._needs(job))
+    assert ledger.left.total() == 0
+    assert ledger.whole == sum(job.stage == "stitch" for job in ledger.done - ledger.partial)
     for job in ledger.done:
         lacks = any(n in ledger.failed or n in ledger.partial for n in ledger._needs(job) if n.stage != "ingest")
         if job.stage == "stitch":
@@ -198,3 +207,96 @@ def test_neighbouring_blocks_follow_each_other(tmp_path: Path) -> None:
     order = [j for j in order if planned.grid.n_owned(j)]  # a thin last block reads nothing, and is done any time
     assert len(order) == 9
     assert all(a < b for a, b in pairwise(order))
+
+
+# large runs -----------------------------------------------------------------------------------------------
+
+READERS = pytest.mark.parametrize("read", [Ledger, read_status], ids=["ledger", "status"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    source, spec = source_of((160, 90)), fake_spec(5)
+    return segment(tmp_path_factory.mktemp("finished"), source, IdentityModel(spec), **WINDOWS)
+
+
+@READERS
+def test_receipts_are_read_one_by_one_and_not_kept(
+    finished: Run, read: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One takes kilobytes, and a large run has hundreds of thousands."""
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+    parsed = run_module._parsed
+
+    def counted(kind: Any, data: bytes | None) -> Any:
+        nonlocal most
+        found = parsed(kind, data)
+        alive.append(weakref.ref(found))
+        most = max(most, sum(r() is not None for r in alive))
+        return found
+
+    monkeypatch.setattr(run_module, "_parsed", counted)
+    assert read(finished)
+    assert len(alive) > 150
+    assert most <= 2
+
+
+@READERS
+def test_receipts_are_fetched_several_at_a_time(
+    finished: Run, read: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a bucket each takes tens of milliseconds, nearly all of them waiting."""
+    get, lock, now, most = Store.get, threading.Lock(), 0, 0
+
+    def slow(store: Store, key: str) -> bytes:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.005)
+        with lock:
+            now -= 1
+        return get(store, key)
+
+    monkeypatch.setattr(Store, "get", slow)
+    read(finished)
+    assert most >= 8
+
+
+def test_a_store_that_refuses_in_between_is_an_error_and_no_end(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    get = Store.get
+
+    def broken(store: Store, key: str) -> bytes:
+        if key.endswith("infer/3.2.json"):
+            raise StoreError("cannot read it: connection refused")
+        return get(store, key)
+
+    monkeypatch.setattr(Store, "get", broken)
+    with pytest.raises(StoreError, match="connection refused"):
+        read_status(finished)
+
+
+def test_what_others_leave_in_the_folders_is_passed_over(tmp_path: Path) -> None:
+    source, spec = source_of(), fake_spec(5)
+    done = segment(tmp_path, source, IdentityModel(spec), **WINDOWS)
+    before = read_status(done)
+    for key in ("receipts/infer/.DS_Store", "receipts/.DS_Store", "receipts/infer/0.0 copy.json", "failures/x.json"):
+        done.store.put(key, b"Bud1")
+    done.store.put("failures/infer/0.0.json", b"cut")
+    assert read_status(done) == before
+    assert Ledger(done).remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "job"),
+    [
+        ("receipts/pyramid/1.0.2.json", Job("pyramid", (1, 0, 2))),
+        ("failures/constants/all.json", Job("constants", ())),
+        ("receipts/infer/1.a.json", None),
+        ("receipts/other/1.json", None),
+        ("x/receipts/infer/1.json", None),
+    ],
+)
+def test_a_key_names_its_job(key: str, job: Job | None) -> None:
+    assert Job.of_key(key) == job
