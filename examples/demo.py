@@ -39,7 +39,7 @@ def main() -> int:
         say("failed", result.error or result.export_error or "the run is incomplete")
         return 1
     tell(batch, result)
-    for path in result.exports.values():
+    for path in (done.path for done in result.exports.values()):
         say("written", path)
     say("all of it", f"{time.monotonic() - started:.0f} s")
     return 0

@@ -15,10 +15,12 @@ from flows.pool import Engine, Event, run_jobs
 from flows.serial import SerialEngine
 from pipeline import spool
 from pipeline.errors import SeamlineError
+from pipeline.export import Exported
 from pipeline.hardware import detect
 from pipeline.ledger import Ledger
 from pipeline.manifest import Numerics
 from pipeline.plan import Hardware
+from pipeline.run import Run, open_run
 from pipeline.scenes import Batch, Scene, check_bundles, probe_output, start_run
 from pipeline.settings import Settings
 from pipeline.show import failures_text
@@ -31,41 +33,51 @@ Fate = Literal["complete", "incomplete", "rejected"]
 class SceneResult:
     """What became of one scene in one invocation.
 
-    status           of its run; None for a rejected scene
+    run              uri of the run directory; None for a rejected scene
+    status           of the run; None for a rejected scene, and where the run could not be read at the end
     error            why it was rejected, or what is missing
     seconds          from the start of the work until its last job ended
     windows_run_now  of this invocation; the run's own count is ``status.windows_run``
     lost             finished jobs that ran again, because their output was gone or rotten
-    exports          path of each export, by kind;  ``export_error`` if one could not be written
+    exports          what was written, by kind;  ``export_error`` if one could not be
     """
 
     name: str
     uri: str
     fate: Fate
+    run: str | None = None
     status: Status | None = None
     error: str | None = None
     seconds: float = 0.0
     windows_run_now: int = 0
     lost: int = 0
-    exports: dict[str, str] = field(default_factory=dict)
+    exports: dict[str, Exported] = field(default_factory=dict)
     export_error: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The stable object of ``segment --json``; see docs/json.md."""
         data: dict[str, object] = {"scene": self.name, "source": self.uri, "status": self.fate}
-        if self.status is not None:
+        if self.run is not None:
             data |= {
-                "run": self.status.run,
-                "windows_total": self.status.windows_total,
+                "run": self.run,
                 "windows_run": self.windows_run_now,
-                "windows_before": max(0, self.status.windows_run - self.windows_run_now),
-                "windows_skipped": self.status.windows_skipped,
                 "seconds": round(self.seconds, 3),
-                "peak_bytes": self.status.peak_bytes,
-                "pixels": self.status.pixels,
                 "healed": self.lost,
             }
-        optional = {"error": self.error, "exports": self.exports, "export_error": self.export_error}
+        if self.status is not None:
+            data |= {
+                "windows_total": self.status.windows_total,
+                "windows_before": max(0, self.status.windows_run - self.windows_run_now),
+                "windows_skipped": self.status.windows_skipped,
+                "peak_bytes": self.status.peak_bytes,
+                "pixels": self.status.pixels,
+            }
+        optional = {
+            "error": self.error,
+            "exports": {kind: done.path for kind, done in self.exports.items()},
+            "substituted": {kind: done.substituted for kind, done in self.exports.items() if done.substituted},
+            "export_error": self.export_error,
+        }
         return data | {key: value for key, value in optional.items() if value}
 
 
@@ -167,35 +179,44 @@ def _drive(ledgers: Sequence[Ledger], settings: Settings, meter: _Meter) -> dict
 
 
 def _finished(scene: Scene, ledger: Ledger, fatal: BaseException | None, meter: _Meter) -> SceneResult:
-    status, uri = read_status(ledger.run), ledger.run.uri
-    if status.status == "complete":
-        spool.forget(ledger.run)
-        ledger.run.store.delete_all("partials")
-    return SceneResult(
+    uri = ledger.run.uri
+    done = SceneResult(
         name=scene.name,
         uri=scene.uri,
-        fate=status.status,
-        status=status,
-        error=str(fatal) if fatal else failures_text(status),
+        fate="incomplete",
+        run=uri,
         seconds=meter.seconds.get(uri, 0.0),
         windows_run_now=meter.windows[uri],
         lost=len(ledger.lost),
     )
+    try:
+        status = _concluded(ledger.run)
+    except SeamlineError as e:  # a bucket that died: the other scenes have results too
+        return replace(done, error=str(fatal or e))
+    return replace(done, fate=status.status, status=status, error=str(fatal) if fatal else failures_text(status))
+
+
+def _concluded(run: Run) -> Status:
+    """What the disk says; a complete run gives up its scratch."""
+    status = read_status(run)
+    if status.status == "complete":
+        spool.forget(run)
+        run.store.delete_all("partials")
+    return status
 
 
 def _exported(result: SceneResult, kinds: Sequence[str]) -> SceneResult:
     from pipeline.export.of_run import export_run
-    from pipeline.run import open_run
 
-    assert result.status is not None
-    paths: dict[str, str] = {}
+    assert result.run is not None
+    exports: dict[str, Exported] = {}
     try:
-        run = open_run(result.status.run)
+        run = open_run(result.run)
         for kind in kinds:
-            paths[kind] = export_run(run, kind).path
+            exports[kind] = export_run(run, kind)
     except SeamlineError as e:
-        return replace(result, exports=paths, export_error=str(e))
-    return replace(result, exports=paths)
+        return replace(result, exports=exports, export_error=str(e))
+    return replace(result, exports=exports)
 
 
 def _rejected(scene: Scene, error: SeamlineError | None) -> SceneResult:

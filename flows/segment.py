@@ -164,8 +164,8 @@ def table_of(results: Sequence[SceneResult]) -> list[dict[str, Any]]:
             "windows run": r.windows_run_now,
             "seconds": round(r.seconds, 1),
             "Mpx/s": r.status.mpx_per_second if r.status else 0.0,
-            "run": r.status.run if r.status else "",
-            "exports": ", ".join(r.exports.values()),
+            "run": r.run or "",
+            "exports": ", ".join(done.path for done in r.exports.values()),
             "error": "; ".join(filter(None, (r.error, r.export_error))),
         }
         for r in results

@@ -330,7 +330,8 @@ def _show_result(result: SceneResult, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.to_json()), flush=True)
     elif result.status is None:
-        _say(f"{result.name}: rejected: {result.error}")
+        cure = "; run the same command again" if result.fate == "incomplete" else ""
+        _say(f"{result.name}: {result.fate}: {result.error}{cure}")
     else:
         print(result_text(result.status, result.error, result.lost, result.exports, result.export_error), flush=True)
 

@@ -150,7 +150,7 @@ def result_text(
     status: Status,
     error: str | None = None,
     lost: int = 0,
-    exports: Mapping[str, str] | None = None,
+    exports: Mapping[str, Exported] | None = None,
     export_error: str | None = None,
 ) -> str:
     """What became of a scene that was not rejected: its run, and what this invocation did besides."""
@@ -161,11 +161,15 @@ def result_text(
         lines.append(f"  stopped   {error}")
     if status.status != "complete":
         lines.append("  next      run the same command again: it goes on where this stopped")
-    lines += [f"  exported  {path}" for path in (exports or {}).values()]
+    lines += [f"  exported  {_export_said(done)}" for done in (exports or {}).values()]
     return "\n".join([*lines, *([f"  export    failed: {export_error}"] if export_error else [])])
 
 
 def export_text(kind: str, done: Exported) -> str:
+    return f"{kind:<8} {_export_said(done)}"
+
+
+def _export_said(done: Exported) -> str:
     said = [
         f"{done.substituted:,} pixels without a prediction are written as background: this format has no nodata"
         if done.substituted
@@ -173,7 +177,7 @@ def export_text(kind: str, done: Exported) -> str:
         f"{done.unresolved:,} unresolved pixels are written like nodata" if done.unresolved else "",
     ]
     note = "; ".join(filter(None, said))
-    return f"{kind:<8} {done.path}" + (f"  ({note})" if note else "")
+    return done.path + (f"  ({note})" if note else "")
 
 
 def export_json(run: Run, kind: str, done: Exported) -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 
+from flows.pool import run_jobs
 from pipeline.errors import StoreError
 from pipeline.run import open_run
+from pipeline.store import Store
 from pipeline.worker import Worker
 from tests.cli import Cli, pixels, receipts_of, write_tiff
 
@@ -167,6 +171,50 @@ def test_to_exports_what_is_complete(cli: Cli, rgb_bundle: Path, scene: Path, tm
         assert (mask.crs, mask.transform, mask.shape) == (source.crs, source.transform, source.shape)
         labels = np.asarray(open_run(done["run"]).array("labels")[...])
         np.testing.assert_array_equal(mask.read(1), labels)
+
+
+@pytest.mark.parametrize("flag", [(), ("--json",)])
+def test_a_store_that_dies_at_the_end_loses_no_result(
+    cli: Cli, rgb_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: tuple[str, ...]
+) -> None:
+    for n in range(2):
+        write_tiff(tmp_path / "in" / f"scene{n}.tif", pixels(seed=n))
+    listed, ended = Store.list, []
+
+    def work(*args: Any, **options: Any) -> Any:
+        ended.append(run_jobs(*args, **options))
+        return ended[0]
+
+    def dies(store: Store, prefix: str = "") -> Any:
+        if ended and "scene0" in store.uri:
+            raise StoreError("cannot list it: connection refused")
+        return listed(store, prefix)
+
+    monkeypatch.setattr("flows.batch.run_jobs", work)
+    monkeypatch.setattr(Store, "list", dies)
+    ran = cli.segment(tmp_path / "in", "--model", rgb_bundle, "--out", tmp_path / "runs", *flag)
+    assert ran.code == 3
+    if flag:
+        lost, done = ran.objects
+        assert (lost["scene"], lost["status"], lost["windows_run"]) == ("scene0", "incomplete", 9)
+        assert (done["scene"], done["status"], done["windows_run"]) == ("scene1", "complete", 9)
+        assert "connection refused" in lost["error"]
+        assert Path(lost["run"], "manifest.json").is_file()
+    else:
+        assert "scene0: incomplete: cannot list it: connection refused; run the same command again" in ran.err
+        assert "scene1: complete" in ran.out
+
+
+def test_what_an_export_writes_as_background_is_counted(cli: Cli, rgb_bundle: Path, tmp_path: Path) -> None:
+    image = pixels()
+    image[:, :20] = 0
+    command = (write_tiff(tmp_path / "a.tif", image, nodata=0), "--model", rgb_bundle, "--out", tmp_path / "runs")
+    ran = cli.segment(*command, "--to", "png,cog")
+    assert re.search(r"a_mask.png  \([\d,]+ pixels without a prediction are written as background", ran.out)
+    (done,) = cli.segment(*command, "--to", "png,cog", "--json").objects
+    assert done["substituted"] == {"png": done["pixels"]["nodata"]}
+    assert done["substituted"]["png"] >= 20 * 80
+    assert Path(done["exports"]["png"]).is_file()
 
 
 def test_an_export_that_fails_loses_no_result(
