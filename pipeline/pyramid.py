@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays import array_spec
+from pipeline.mode import most_frequent
 from pipeline.receipts import Output
 from pipeline.run import Run
 from tiling import Box, Index
@@ -57,24 +58,9 @@ def _rows(run: Run, level: int, part: Box) -> tuple[NDArray[Any], NDArray[Any]]:
     else:
         image = read_image(run, below)
         valid = np.broadcast_to(np.asarray(run.array("valid")[below.slices()]) == 1, image.shape)
-    return mode_halved(labels), np.stack([mean_halved(c, v) for c, v in zip(image, valid, strict=True)])
-
-
-def mode_halved(labels: NDArray[Any]) -> NDArray[Any]:
-    """Half the extent on every axis (rounded up) by the most frequent of each 2^n cell, ties to the lowest code.
-
-    A cell cut by the far edge votes with the pixels it has.
-    """
-    corners = _corners(labels)
-    stack = np.sort(np.stack(corners), axis=0)
-    best: NDArray[Any] = stack[0].copy()
-    votes = np.ones(stack.shape[1:], np.uint8)
-    run_length = np.ones_like(votes)
-    for here, before in zip(stack[1:], stack, strict=False):
-        run_length = np.where(here == before, run_length + 1, 1).astype(np.uint8)
-        better = run_length > votes
-        best[better], votes[better] = here[better], run_length[better]
-    return best
+    missing = run.manifest.nodata_code, run.manifest.unresolved_code
+    means = np.stack([mean_halved(c, v) for c, v in zip(image, valid, strict=True)])
+    return most_frequent(labels, (2,) * labels.ndim, missing), means
 
 
 def mean_halved(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
@@ -84,7 +70,7 @@ def mean_halved(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
     """
     total = np.zeros(tuple(-(-e // 2) for e in image.shape), np.float64)
     count = np.zeros(total.shape, np.uint8)
-    for value, ok in zip(_corners(image, edge=False), _corners(valid, edge=False), strict=True):
+    for value, ok in zip(_corners(image), _corners(valid), strict=True):
         where = tuple(slice(0, e) for e in value.shape)
         total[where] += np.where(ok, value, 0)
         count[where] += ok
@@ -96,16 +82,6 @@ def mean_halved(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
     return np.rint(mean).astype(image.dtype)
 
 
-def _corners(array: NDArray[Any], *, edge: bool = True) -> list[NDArray[Any]]:
-    """The 2^n strided sub-arrays; with ``edge``, short ones repeat their neighbour so that all have one shape."""
-    shape = tuple(-(-e // 2) for e in array.shape)
-    out = []
-    for offset in product((0, 1), repeat=array.ndim):
-        part = array[tuple(slice(o, None, 2) for o in offset)]
-        if edge and part.shape != shape:
-            index = [
-                np.minimum(np.arange(n) * 2 + o, e - 1) for n, o, e in zip(shape, offset, array.shape, strict=True)
-            ]
-            part = array[np.ix_(*index)]
-        out.append(part)
-    return out
+def _corners(array: NDArray[Any]) -> list[NDArray[Any]]:
+    """The 2^n strided sub-arrays; those beyond the far edge are shorter."""
+    return [array[tuple(slice(o, None, 2) for o in offset)] for offset in product((0, 1), repeat=array.ndim)]

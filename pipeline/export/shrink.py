@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.export.view import ArrayLike, MaskView, lattice
+from pipeline.mode import most_frequent
 from tiling import Box
 
 
@@ -79,6 +80,7 @@ def shrink(plane: Plane, factor: int) -> Small:
     # whole cells, so that none has to be put together from two reads
     side = tuple(max(factor, b // factor * factor) for b in plane.view.block[-2:])
     fringe = _Fringe(plane.shape[1])
+    missing = plane.view.nodata_index, plane.view.unresolved_index
     for box in lattice(Box.of_shape(plane.shape), side):
         cells = tuple(slice(a // factor, -(-b // factor)) for a, b in zip(box.start, box.stop, strict=True))
         pixels, known = plane.pixels(box)
@@ -86,7 +88,7 @@ def shrink(plane: Plane, factor: int) -> Small:
         n_known = cell_sums(known, factor)
         small.pixels[:, *cells] = [cell_sums(band, factor) / np.maximum(n_known, 1) for band in pixels]
         small.known[cells] = n_known > 0
-        small.labels[cells] = _most_frequent(labels, factor)
+        small.labels[cells] = most_frequent(labels, (factor, factor), missing)
         met = borders(labels, plane.view.nodata_index, *fringe.before(box, labels))
         small.borders[cells] = cell_sums(met, factor)
     return small
@@ -133,21 +135,6 @@ def cell_sums(values: NDArray[Any], factor: int) -> NDArray[np.float64]:
     low = np.add.reduceat(values, rows, axis=0, dtype=np.float64)
     out: NDArray[np.float64] = np.add.reduceat(low, columns, axis=1)
     return out
-
-
-def _most_frequent(labels: NDArray[Any], factor: int) -> NDArray[Any]:
-    if factor == 1:
-        return labels
-    votes: NDArray[np.float64] | None = None
-    winner: NDArray[Any] = np.empty(0, labels.dtype)
-    for code in np.unique(labels):
-        n = cell_sums(labels == code, factor)
-        if votes is None:
-            votes, winner = n, np.full(n.shape, code, labels.dtype)
-            continue
-        winner = np.where(n > votes, code, winner)
-        votes = np.maximum(n, votes)
-    return winner
 
 
 def busiest(small: Small, shape: tuple[int, int], side: int, n: int, n_classes: int) -> list[Box]:

@@ -12,9 +12,9 @@ import numpy as np
 from pipeline.arrays import writing
 from pipeline.export.codes import Codes, codes_of, rgb
 from pipeline.export.frames import ome_scale
-from pipeline.export.mode import halve_by_mode
 from pipeline.export.place import Exported, check_free, placed, size_on_disk
 from pipeline.export.view import MaskView, lattice
+from pipeline.mode import most_frequent
 from pipeline.store import Store, is_local, local_path
 from tiling import Box, Frame
 
@@ -145,7 +145,7 @@ def _fill(fine: Any, coarse: Any, step: tuple[int, ...], shard: tuple[int, ...],
         start = tuple(a * s for a, s in zip(box.start, step, strict=True))
         stop = tuple(b * s for b, s in zip(box.stop, step, strict=True))
         children = np.asarray(fine[Box(start, stop).intersect(whole).slices()])
-        coarse[box.slices()] = halve_by_mode(children, step, codes.nodata)
+        coarse[box.slices()] = most_frequent(children, step, () if codes.nodata is None else (codes.nodata,))
 
 
 def _steps(levels: list[Level]) -> list[tuple[int, ...]]:

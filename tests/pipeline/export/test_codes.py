@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import RunError, UsageError
 from pipeline.export import export, out_pattern
 from pipeline.export.codes import codes_of, rgb
-from pipeline.export.mode import halve_by_mode
 from pipeline.export.view import pieces
 from tiling import Box
 
@@ -155,20 +153,3 @@ class TestOutPattern:
     def test_refuses_a_folder(self) -> None:
         with pytest.raises(UsageError, match=r"names a folder; add a file name"):
             out_pattern("masks/", "x")
-
-
-@given(
-    hnp.arrays(
-        np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=7), elements=st.sampled_from([0, 1, 7, 255])
-    ),
-    st.lists(st.sampled_from([1, 2]), min_size=3, max_size=3),
-)
-def test_halving_takes_the_most_frequent_child(codes: np.ndarray, steps: list[int]) -> None:
-    """Against the definition, cell by cell: nodata does not vote, ties go to the lowest code."""
-    factor = tuple(steps[: codes.ndim])
-    out = halve_by_mode(codes, factor, 255)
-    assert out.shape == tuple(-(-n // f) for n, f in zip(codes.shape, factor, strict=True))
-    for index in np.ndindex(out.shape):
-        cell = codes[tuple(slice(i * f, (i + 1) * f) for i, f in zip(index, factor, strict=True))]
-        votes = np.bincount(cell[cell != 255], minlength=1)
-        assert out[index] == (votes.argmax() if votes.any() else 255)
