@@ -10,12 +10,12 @@ from typing import Any
 
 import zarr
 
-from pipeline.arrays import MASK, SCENE, array_names, levels_of, writing, zarr_store
+from pipeline.arrays import MASK, SCENE, ArrayName, array_names, levels_of, writing, zarr_store
 from pipeline.manifest import Manifest
+from pipeline.ome import multiscale
 from pipeline.run import Run
-from tiling import Frame, FrameError
+from tiling import Frame
 
-_UNITS = {"m": "meter", "mm": "millimeter", "um": "micrometer", "nm": "nanometer"}
 _CONVENTIONS = [
     {"uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "name": "spatial:"},
     {"uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f", "name": "proj:"},
@@ -26,10 +26,12 @@ def describe_scene(run: Run) -> None:
     """Write the attributes of every group of ``scene.zarr``. The same bytes whenever it is called."""
     manifest = run.manifest
     store = zarr_store(run.store.within(SCENE))
+    frame, first = manifest.frame, levels_of(manifest, "image")[0]
+    place = georeference(frame, manifest.grid.extent)
     groups: dict[str, dict[str, Any]] = {
-        "": {"ome": image_attributes(manifest), **georeference(manifest.frame, manifest.grid.extent)},
+        "": {"ome": image_attributes(manifest), **place, **frame_attributes(frame, first)},
         "labels": {"ome": {"version": "0.5", "labels": ["mask"]}},
-        MASK: {"ome": mask_attributes(manifest), **georeference(manifest.frame, manifest.grid.extent)},
+        MASK: {"ome": mask_attributes(manifest), **place, **frame_attributes(frame)},
     }
     for name in array_names(manifest):
         if name not in ("image", "labels"):
@@ -89,28 +91,15 @@ def georeference(frame: Frame, extent: tuple[int, ...]) -> dict[str, Any]:
     return attributes
 
 
-def _multiscale(manifest: Manifest, name: Any, *, channel: bool) -> dict[str, Any]:
-    frame = manifest.frame
-    spacing, unit = _spacing(frame)
-    axes = [{"name": "c", "type": "channel"}] if channel else []
-    for axis in frame.axes:
-        axes.append({"name": axis, "type": "space", **({"unit": unit} if unit else {})})
-    lead = [1.0] if channel else []
-    datasets = []
-    for level in levels_of(manifest, name):
-        factor = 2**level
-        scale = [*lead, *(s * factor for s in spacing)]
-        # a coarse pixel's centre lies between the centres of the fine ones it covers
-        shift = [*(0.0 for _ in lead), *(s * (factor - 1) / 2 for s in spacing)]
-        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-        if level:
-            transforms.append({"type": "translation", "translation": shift})
-        datasets.append({"path": str(level), "coordinateTransformations": transforms})
-    return {"name": manifest.scene, "axes": axes, "datasets": datasets}
+def frame_attributes(frame: Frame, level: int = 0) -> dict[str, Any]:
+    """The whole affine, of the first level that is stored: what NGFF 0.5 can say has neither direction nor shear.
+
+    world = matrix[:, :n] @ index + matrix[:, n], in the order of the axes; see ``Frame``.
+    """
+    stored = frame.downsampled((2**level,) * frame.ndim) if level else frame
+    return {"seamline": {"frame": stored.to_json()}}
 
 
-def _spacing(frame: Frame) -> tuple[tuple[float, ...], str | None]:
-    try:
-        return frame.spacing, _UNITS.get(frame.unit)
-    except FrameError:  # sheared: viewers get pixels, the affine itself stands in the manifest
-        return (1.0,) * frame.ndim, None
+def _multiscale(manifest: Manifest, name: ArrayName, *, channel: bool) -> dict[str, Any]:
+    factors = {str(n): (2**n,) * manifest.ndim for n in levels_of(manifest, name)}
+    return multiscale(manifest.scene, manifest.frame, factors, "mode" if name == "labels" else "mean", channel=channel)

@@ -40,21 +40,3 @@ def nifti_affine(frame: Frame) -> NDArray[np.float64]:
     affine[:3, :3] = matrix[::-1, 2::-1]
     affine[:3, 3] = matrix[::-1, 3]
     return affine
-
-
-def ome_scale(frame: Frame, factor: tuple[int, ...]) -> tuple[list[float], list[float]]:
-    """Scale and translation (OME-NGFF: of pixel centres) of the level whose pixels cover ``factor`` of the mask's.
-
-    Lengths are positive, as viewers want them; a rotated or north-up frame therefore keeps its origin
-    relative to the scene's first pixel, and the whole frame is written beside it.
-    """
-    spacing = np.abs(np.diag(np.asarray(frame.matrix)[:, :-1])) if frame.is_axis_aligned else _lengths(frame)
-    steps = np.asarray(factor, dtype=np.float64)
-    upright = frame.is_axis_aligned and all(frame.matrix[i][i] > 0 for i in range(frame.ndim))
-    origin = anchored(frame, "centre")[:, -1] if upright else np.zeros(frame.ndim)
-    return (spacing * steps).tolist(), (origin + spacing * (steps - 1) / 2).tolist()
-
-
-def _lengths(frame: Frame) -> NDArray[np.float64]:
-    lengths: NDArray[np.float64] = np.sqrt((np.asarray(frame.matrix)[:, :-1] ** 2).sum(axis=0))
-    return lengths

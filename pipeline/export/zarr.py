@@ -11,23 +11,12 @@ import numpy as np
 
 from pipeline.arrays import writing
 from pipeline.export.codes import Codes, codes_of, rgb
-from pipeline.export.frames import ome_scale
 from pipeline.export.place import Exported, check_free, placed, size_on_disk
 from pipeline.export.view import MaskView, lattice
 from pipeline.mode import most_frequent
+from pipeline.ome import multiscale
 from pipeline.store import Store, is_local, local_path
-from tiling import Box, Frame
-
-_OME_UNITS = {
-    "m": "meter",
-    "metre": "meter",
-    "meter": "meter",
-    "mm": "millimeter",
-    "um": "micrometer",
-    "µm": "micrometer",
-    "micrometer": "micrometer",
-    "nm": "nanometer",
-}
+from tiling import Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +153,10 @@ def attributes(view: MaskView, codes: Codes, levels: list[Level]) -> dict[str, A
     return {
         "ome": {
             "version": "0.5",
-            "multiscales": [multiscale(view.name, view.frame, levels, "mode")],
+            "multiscales": [
+                multiscale(view.name, view.frame, {str(n): v.factor for n, v in enumerate(levels)}, "mode")
+            ],
             "image-label": {"colors": colours, "properties": properties},
         },
         "seamline": {"frame": view.frame.to_json(), "nodata": codes.nodata, "provenance": dict(view.tags)},
     }
-
-
-def multiscale(name: str, frame: Frame, levels: list[Level], method: str, channel: bool = False) -> dict[str, Any]:
-    """One entry of OME-NGFF ``multiscales``; with a leading channel axis if asked."""
-    unit = {"unit": _OME_UNITS[frame.unit]} if frame.unit in _OME_UNITS else {}
-    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if channel else []
-    datasets = []
-    for number, level in enumerate(levels):
-        scale, translation = ome_scale(frame, level.factor)
-        lead_scale, lead_translation = ([1.0], [0.0]) if channel else ([], [])
-        transforms = [
-            {"type": "scale", "scale": lead_scale + scale},
-            {"type": "translation", "translation": lead_translation + translation},
-        ]
-        datasets.append({"path": str(number), "coordinateTransformations": transforms})
-    axes += [{"name": axis, "type": "space", **unit} for axis in frame.axes]
-    return {"name": name, "axes": axes, "datasets": datasets, "type": method}

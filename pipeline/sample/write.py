@@ -18,7 +18,7 @@ from pipeline.export.nifti import SUFFIXES as NIFTI
 from pipeline.export.nifti import write_nifti
 from pipeline.export.place import placed
 from pipeline.export.view import STRIP_PIXELS, lattice
-from pipeline.export.zarr import Level, multiscale
+from pipeline.ome import multiscale
 from pipeline.sample.landscape import SAMPLE_CLASSES, Landscape
 from pipeline.sample.phantom import Phantom
 from pipeline.sources.own_output import is_own_sample
@@ -182,10 +182,11 @@ def _zarr_array(whole: Path, name: str, scene: Landscape | Phantom, is_truth: bo
         compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
         dimension_names=("c",) * len(lead) + scene.frame.axes,
     )
-    level = Level(scene.shape, (1,) * len(scene.shape))
     ome: dict[str, Any] = {
         "version": "0.5",
-        "multiscales": [multiscale(name, scene.frame, [level], "none", bool(n_channels))],
+        "multiscales": [
+            multiscale(name, scene.frame, {"0": (1,) * len(scene.shape)}, "none", channel=bool(n_channels))
+        ],
     }
     if n_channels:
         named = zip(("red", "green", "blue"), ("FF0000", "00FF00", "0000FF"), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline import plan, pyramid
 from pipeline.mode import most_frequent
 from pipeline.ngff import describe_scene, georeference
 from pipeline.run import Run
+from pipeline.sources import open_source
 from pipeline.status import read_status
 from tests.fakes import CoordinateModel, IdentityModel, fake_spec
 from tests.runs import ArraySource, drive, make_run, make_worker
@@ -165,10 +167,39 @@ def test_a_coarse_pixel_lies_amid_the_fine_ones_it_covers(tmp_path: Path) -> Non
     ome = json.loads(Path(run.uri, "scene.zarr/zarr.json").read_text())["attributes"]["ome"]
     datasets = ome["multiscales"][0]["datasets"]
     assert [d["coordinateTransformations"] for d in datasets] == [
-        [{"type": "scale", "scale": [1.0, 1.0, 1.0]}],
+        [{"type": "scale", "scale": [1.0, 1.0, 1.0]}, {"type": "translation", "translation": [0.0, 0.0, 0.0]}],
         [{"type": "scale", "scale": [1.0, 2.0, 2.0]}, {"type": "translation", "translation": [0.0, 0.5, 0.5]}],
         [{"type": "scale", "scale": [1.0, 4.0, 4.0]}, {"type": "translation", "translation": [0.0, 1.5, 1.5]}],
     ]
+
+
+AFFINE = ((-3.0, 0.1, 0.0, 40.0), (0.0, 0.5, 0.2, -7.0), (0.3, 0.0, 0.7, 2.0))
+
+
+@pytest.mark.usefixtures("small_pyramids")
+@pytest.mark.parametrize("matrix", [((3.0, 0, 0, 40.0), (0, 0.5, 0, -7.0), (0, 0, 0.7, 2.0)), AFFINE])
+def test_a_volume_says_where_it_lies_and_how_it_is_turned(tmp_path: Path, matrix: Any) -> None:
+    frame = Frame(("z", "y", "x"), matrix, "mm", None, "centre")
+
+    class Placed(ArraySource):
+        @property
+        def info(self) -> Any:
+            return replace(super().info, frame=frame)
+
+    source = Placed(np.zeros((1, 9, 37, 20), np.uint8))
+    run = make_run(tmp_path, source, fake_spec(4, 1, ndim=3), **SCENES["3-D"][1])
+    describe_scene(run)
+    for path in ("scene.zarr", "scene.zarr/labels/mask"):
+        again = open_source(str(Path(run.uri, path)))
+        assert again.info.frame == frame
+        yaozarrs.validate_zarr_store(str(Path(run.uri, path)))
+        ome: Any = zarr.open_group(str(Path(run.uri, path)), mode="r").attrs["ome"]
+        for level, dataset in enumerate(ome["multiscales"][0]["datasets"]):
+            scale, shift = (t[t["type"]][-3:] for t in dataset["coordinateTransformations"])
+            coarse = frame.downsampled((2**level,) * 3)
+            np.testing.assert_allclose(scale, np.linalg.norm(np.asarray(coarse.matrix)[:, :3], axis=0))
+            if frame.is_axis_aligned:
+                np.testing.assert_allclose(shift, coarse.world((0, 0, 0)))
 
 
 def test_a_map_says_where_it_lies_as_gdal_writes_it() -> None:
