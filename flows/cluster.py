@@ -83,11 +83,11 @@ def cluster_hardware(settings: Settings, *, patience: float = 900.0) -> Hardware
         try:
             node: Hardware = ray.get(answer, timeout=patience)
         except ray.exceptions.GetTimeoutError:
+            # only here: to cancel a task whose answer has just come can abort the whole process (a race in Ray 2.60)
+            ray.cancel(answer, force=True)
             raise stuck("no node answered", patience, gpu) from None
         except ray.exceptions.RayTaskError as e:
             raise e.cause from None
-        finally:
-            ray.cancel(answer, force=True)
         return per_worker(node, settings.workers, _n_nodes("GPU" if gpu else "CPU"))
 
 
