@@ -18,6 +18,7 @@ from tiling import Frame, FrameError
 SEQUENTIAL_DRIVERS = frozenset({"PNG", "JPEG", "GIF", "WEBP"})
 SEQUENTIAL_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 LARGE_STRIP_BYTES = 32 * 2**20  # decoding a compressed strip anew for each box is dear from about here
+WIDE_STRIP = 8192  # and so is decoding it for each column of blocks, of which a wider scene has several
 _NAMELESS = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
 _UNITS = {"metre": "m", "meter": "m", "us survey foot": "us-ft", "foot_us": "us-ft", "foot": "ft", "kilometre": "km"}
 _MPP = re.compile(r"\bMPP\s*=\s*([0-9.]+)")
@@ -115,22 +116,31 @@ def unit_of(crs: Any) -> str:
 
 def tile_of(data: Any, access: str) -> tuple[int, int]:
     height, width = data.block_shapes[0]
-    return (1, data.width) if access == "sequential" else (min(height, data.height), min(width, data.width))
+    if access == "sequential" and (data.driver != "GTiff" or _strip_bytes(data) > LARGE_STRIP_BYTES):
+        return 1, data.width
+    return min(height, data.height), min(width, data.width)
 
 
 def access_of(data: Any) -> Literal["random", "sequential"]:
     """Sequential where a box in the middle means decoding what stands before it.
 
-    A striped TIFF is random by rows, unless one compressed strip is so large that it hardly differs.
+    A striped TIFF is random by rows, unless its compressed strips are so large, or so much wider than a block, that
+    each would be decoded again and again.
     """
     if data.driver in SEQUENTIAL_DRIVERS:
         return "sequential"
     if data.driver == "VRT" and any(str(f).lower().endswith(SEQUENTIAL_SUFFIXES) for f in data.files):
         return "sequential"
     height, width = data.block_shapes[0]
-    strip = height * width * np.dtype(data.dtypes[0]).itemsize
-    untiled = data.driver == "GTiff" and width == data.width and height > 1
-    return "sequential" if untiled and data.compression and strip > LARGE_STRIP_BYTES else "random"
+    if data.driver != "GTiff" or width != data.width or not data.compression:
+        return "random"
+    large = height > 1 and _strip_bytes(data) > LARGE_STRIP_BYTES
+    return "sequential" if large or width > WIDE_STRIP else "random"
+
+
+def _strip_bytes(data: Any) -> int:
+    height, width = data.block_shapes[0]
+    return int(height * width * np.dtype(data.dtypes[0]).itemsize)
 
 
 def notes_of(data: Any, bands: Bands) -> list[str]:

@@ -49,6 +49,25 @@ def test_a_box_is_a_slice_of_the_whole(tmp_path: Path, check_boxes: Any, dtype: 
     source.close()
 
 
+@pytest.mark.parametrize(
+    ("width", "layout", "access", "tile"),
+    [
+        (8200, {"compress": "deflate", "blockysize": 3}, "sequential", (3, 8200)),
+        (8200, {"blockysize": 3}, "random", (3, 8200)),
+        (8192, {"compress": "deflate", "blockysize": 3}, "random", (3, 8192)),
+        (8200, {"compress": "deflate", "tiled": True, "blockxsize": 16, "blockysize": 16}, "random", (7, 16)),
+    ],
+)
+def test_wide_compressed_strips_are_decoded_once(
+    tmp_path: Path, check_boxes: Any, width: int, layout: dict[str, Any], access: str, tile: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 7, width), dtype=np.uint8)
+    source = open_source(write(tmp_path / "a.tif", pixels, **layout))
+    assert (source.info.access, source.info.tile) == (access, tile)
+    check_boxes(source, pixels, n=3)
+    source.close()
+
+
 def test_frame_agrees_with_rasterio_even_when_rotated(tmp_path: Path) -> None:
     rotated = UTM @ Affine.rotation(30) if hasattr(Affine, "__matmul__") else UTM * Affine.rotation(30)
     uri = write(tmp_path / "a.tif", image(), transform=rotated)
