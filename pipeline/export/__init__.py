@@ -26,11 +26,13 @@ def export(
     *,
     image: ArrayLike | None = None,
     valid: ArrayLike | None = None,
+    channels: tuple[int, ...] | None = None,
     allow_incomplete: bool = False,
 ) -> Exported:
     """Write ``view`` as ``kind`` (one of ``EXPORTS``) to ``path``.
 
     image, valid  ``(C, *spatial)`` pixels and ``spatial`` validity; only the overlay needs them
+    channels      of the image that the overlay draws, see ``export_overlay``
 
     Raises UsageError for an unknown kind or a kind that cannot hold this mask, RunError for a mask with
     unresolved pixels unless ``allow_incomplete`` (they are then written like nodata), StoreError for a place
@@ -50,7 +52,7 @@ def export(
 
         if image is None:
             raise UsageError(f"the overlay of {view.name} needs the image it lies over")
-        done: Exported = export_overlay(view, image, valid, path, counts=counts)
+        done: Exported = export_overlay(view, image, valid, path, channels=channels, counts=counts)
     else:
         done = _writer(kind)(view, path)
     return replace(done, unresolved=counts.unresolved)

@@ -22,6 +22,7 @@ from tiling import Box
 
 _FLAT = {"cog": "nifti or zarr", "png": "nifti or zarr"}
 """Kinds for images alone, and what a volume is exported to instead."""
+_COLOURS = (("r", "red"), ("g", "green"), ("b", "blue"))
 _CALLED = {"cog": "a COG", "png": "PNG", "overlay": "an overlay", "nifti": "NIfTI"}
 
 
@@ -107,6 +108,7 @@ def export_run(run: Run, kind: str, out: str | None = None, *, allow_incomplete:
         path,
         image=ImageView(run) if overlay else None,
         valid=run.array("valid") if overlay else None,
+        channels=natural_channels(run.manifest) if overlay else None,
         allow_incomplete=allow_incomplete,
     )
 
@@ -119,6 +121,20 @@ def default_path(run: str, manifest: Manifest, kind: str) -> str:
     """``<run>/exports/<scene>_overlay.png`` and the like."""
     mark = {"overlay": "_overlay", "png": "_mask", "cog": "_mask", "nifti": "_mask", "zarr": "_mask"}[kind]
     return join(run, "exports", f"{manifest.scene}{mark}{EXPORTS[kind]}")
+
+
+def natural_channels(manifest: Manifest) -> tuple[int, int, int] | None:
+    """Which of the image's channels are red, green and blue, by the source's names for them, else by the model's.
+
+    None where neither names all three: the first channels are drawn then.
+    """
+    for names in (manifest.question.source.channel_names, manifest.spec.channels):
+        lower = [name.strip().lower() for name in names]
+        found = [next((n for n, name in enumerate(lower) if name in known), None) for known in _COLOURS]
+        if None not in found:
+            red, green, blue = found
+            return red, green, blue  # type: ignore[return-value]
+    return None
 
 
 class ImageView:
