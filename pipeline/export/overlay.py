@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.errors import FrameError
+from pipeline.export.frames import ground_spacing
 from pipeline.export.place import Exported, local_target, placed, size_on_disk
 from pipeline.export.sheet import GAP, MARGIN, Sheet, round_length
 from pipeline.export.shrink import Plane, Small, busiest, shrink
@@ -21,7 +22,7 @@ OVERVIEW, DETAIL, SLICE = 980, 300, 420
 """Longest side of the overview, of a detail, and of a slice, in drawn pixels."""
 N_DETAILS, N_SLICES = 3, 3
 _HEADER, _CAPTION = 84, 24
-_UNITS = {"m": "m", "metre": "m", "mm": "mm", "um": "um", "µm": "um", "degree": "deg", "nm": "nm", "micrometer": "um"}
+_UNITS = {"m": "m", "metre": "m", "mm": "mm", "um": "um", "µm": "um", "nm": "nm", "micrometer": "um"}
 
 
 def export_overlay(
@@ -32,7 +33,6 @@ def export_overlay(
     *,
     channels: tuple[int, ...] | None = None,
     counts: Counts | None = None,
-    spacing: tuple[float, ...] | None = None,
 ) -> Exported:
     """Write ``path`` (*.png).
 
@@ -40,7 +40,6 @@ def export_overlay(
     valid     spatial, nonzero where the image is known; None if everywhere
     channels  one (grey) or three (red, green, blue) of the image's; default the first three, else the first
     counts    of the view, if they are known already
-    spacing   ground length of a pixel per axis in the frame's unit, for the scale bar; default the frame's
 
     A map gets an overview and up to three details where most classes meet; a small one is shown beside its
     pixels instead. A volume gets slices at the quartiles of what was found in it. All of it is read in blocks.
@@ -51,7 +50,7 @@ def export_overlay(
         channels = (0, 1, 2) if image.shape[0] >= 3 else (0,)
     plane = Plane(view, image, valid, channels)
     sheet = Sheet()
-    ruler = Ruler.of(view, spacing)
+    ruler = Ruler.of(view)
     bottom, right = (_volume(sheet, plane, ruler), None) if view.ndim == 3 else _map(sheet, plane, ruler)
     _legend(sheet, view, counts, bottom, right)
     _title(sheet, view, counts)
@@ -68,12 +67,12 @@ class Ruler:
     unit: str | None = None
 
     @classmethod
-    def of(cls, view: MaskView, spacing: tuple[float, ...] | None) -> Ruler:
+    def of(cls, view: MaskView) -> Ruler:
         try:
-            along = view.frame.spacing if spacing is None else spacing
+            along, unit = ground_spacing(view.frame, view.shape)
         except FrameError:  # a sheared frame has no length per pixel: no scale bar
             return cls()
-        return cls((along[-2], along[-1]), _UNITS.get(view.frame.unit))
+        return cls((along[-2], along[-1]), _UNITS.get(unit))
 
     def bar(self, sheet: Sheet, corner: tuple[int, int], drawn_per_pixel: float, shape: tuple[int, ...]) -> None:
         """A scale bar in the lower right corner of a picture, if there is a unit and it is large enough."""

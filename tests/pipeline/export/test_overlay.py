@@ -144,10 +144,14 @@ class TestSheet:
     def test_a_sheared_or_unitless_frame_has_no_bar(self, masks: Any) -> None:
         sheared = Frame(("y", "x"), ((1.0, 0.5, 0.0), (0.0, 1.0, 0.0)), "m")
         labels = masks.labels((9, 8))
-        assert Ruler.of(masks.view(labels, frame=sheared), None).unit is None
-        assert Ruler.of(masks.view(labels, frame=Frame.pixels(("y", "x"))), None).unit is None
-        assert Ruler.of(masks.view(labels), None) == Ruler((0.5, 0.25), "m")
-        assert Ruler.of(masks.view(labels), (2.0, 3.0)).spacing == (2.0, 3.0)
+        assert Ruler.of(masks.view(labels, frame=sheared)).unit is None
+        assert Ruler.of(masks.view(labels, frame=Frame.pixels(("y", "x")))).unit is None
+        assert Ruler.of(masks.view(labels)) == Ruler((0.5, 0.25), "m")
+        # at 60 N a degree is 111,412 m of meridian and 55,800 m of parallel
+        degrees = Frame(("y", "x"), ((-0.001, 0.0, 60.02), (0.0, 0.001, 9.0)), "degree", "EPSG:4326", "corner")
+        ruler = Ruler.of(masks.view(np.zeros((40, 30), np.uint8), frame=degrees))
+        assert ruler.unit == "m"
+        np.testing.assert_allclose(ruler.spacing, (111.412, 55.800), rtol=1e-5)
 
 
 class TestWhole:
