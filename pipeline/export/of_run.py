@@ -74,7 +74,7 @@ def check_targets(targets: Sequence[Target], out: str | None = None) -> None:
         if target.kind == "zarr":
             check_free(target.path, source)
         else:
-            local_target(target.path, _CALLED[target.kind], ("",), source)
+            local_target(target.path, _CALLED.get(target.kind, target.kind), ("",), source)
 
 
 def _check_kind(target: Target) -> None:
