@@ -6,12 +6,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from flows.pool import Engine, Event, run_jobs
+from flows.progress import Watcher
 from flows.serial import SerialEngine
 from pipeline import spool
 from pipeline.errors import SeamlineError
@@ -108,6 +109,44 @@ def run_batch(
 def export_results(results: Sequence[SceneResult], kinds: Sequence[str]) -> list[SceneResult]:
     """Export every complete scene, into its run; what cannot be written is told in its result and stops no other."""
     return [_exported(result, kinds) if kinds and result.fate == "complete" else result for result in results]
+
+
+@dataclass
+class Work:
+    """One invocation in its two parts, each done once: whoever watches may fail in between, and nothing is lost.
+
+    error  what ended a part, if it was not done
+    """
+
+    batch: Batch
+    kinds: Sequence[str] = ()
+    ran: list[SceneResult] | None = None
+    exported: list[SceneResult] | None = None
+    error: BaseException | None = None
+
+    def run(self, watcher: Watcher | None = None) -> list[SceneResult]:
+        if self.ran is None:
+            with self._kept():
+                self.ran = (
+                    run_batch(self.batch, on_event=watcher, on_start=watcher.start)
+                    if watcher
+                    else run_batch(self.batch)
+                )
+        return self.ran
+
+    def export(self) -> list[SceneResult]:
+        if self.exported is None:
+            with self._kept():
+                self.exported = export_results(self.run(), self.kinds)
+        return self.exported
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as e:
+            self.error = e
+            raise
 
 
 def make_engine(settings: Settings, numerics: Sequence[Numerics]) -> Engine:

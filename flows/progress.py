@@ -12,6 +12,7 @@ from math import prod
 from typing import Any, Protocol, TextIO
 
 from flows.pool import Event
+from pipeline.echo import write_line
 from pipeline.ledger import Ledger
 from pipeline.receipts import Stage
 from pipeline.show import speed
@@ -173,8 +174,7 @@ class Lines:
             self._print(", ".join(filter(None, parts)))
 
     def _print(self, text: str) -> None:
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        write_line(self.stream, text)
 
 
 class Bar:

@@ -7,27 +7,30 @@ nothing is cached, because what is done is told by receipts. Importing this modu
 from __future__ import annotations
 
 import shlex
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from httpx import HTTPError
 from prefect import Flow, State, flow, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import PrefectException
+from prefect.logging import get_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from flows.batch import SceneResult, export_results, hardware_for, run_batch
+from flows.batch import SceneResult, Work, hardware_for
 from flows.pool import Event
 from flows.progress import Meter, Watcher
+from pipeline.echo import write_line
 from pipeline.export.of_run import check_targets, targets_in
 from pipeline.ledger import Ledger
 from pipeline.scenes import Batch, plan_batch
 from pipeline.settings import Settings
+from pipeline.store import first_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +39,9 @@ ExportKind = Literal["cog", "png", "overlay", "nifti", "zarr"]
 
 EVERY_SECONDS = 2.0
 """Between two updates of the progress artifact: each is a request."""
+
+AWAY_SECONDS = 60.0
+"""The same, after one that failed."""
 
 SHOWN = 5
 """Scenes that a failed flow run names in its message."""
@@ -58,31 +64,42 @@ def segment(paths: list[str], settings: Settings, to: list[ExportKind] | None = 
     with the blocks that are missing and the command that goes on in its message.
     """
     batch = plan(paths, settings, list(to or ()))
-    return conclusion(work(batch, to or ()), resume_command(paths, settings))
+    return conclusion(watched(Work(batch, tuple(to or ()))), resume_command(paths, settings))
 
 
 def segment_batch(batch: Batch, to: Sequence[str] = (), watcher: Watcher | None = None) -> list[SceneResult]:
-    """The same as a flow run for scenes that are planned already, for the command line; never raises for a scene."""
-    results: list[SceneResult] = []
+    """The same as a flow run for scenes that are planned already, for the command line; never raises for a scene.
 
-    def watched(paths: list[str], settings: Settings, to: list[str]) -> State[Any]:
-        results.extend(work(batch, to, watcher))
-        return conclusion(results, resume_command(paths, settings))
+    A server that cannot be reached, or no longer, costs a line of warning: what it did not see is done without it.
+    """
+    work = Work(batch, tuple(to))
 
-    run: Flow[..., State[Any]] = flow(name="segment", retries=0, persist_result=False)(watched)
-    state = run([scene.uri for scene in batch.scenes], batch.settings, list(to), return_state=True)
-    if not results:  # the work itself broke, which no SceneResult tells
-        state.result(raise_on_failure=True)
-    return results
+    def as_flow(paths: list[str], settings: Settings, to: list[str]) -> State[Any]:
+        return conclusion(watched(work, watcher), resume_command(paths, settings))
+
+    run: Flow[..., State[Any]] = flow(name="segment", retries=0, persist_result=False)(as_flow)
+    trouble: Exception | None = None
+    try:
+        state = run([scene.uri for scene in batch.scenes], batch.settings, list(to), return_state=True)
+        if work.exported is None:
+            state.result(raise_on_failure=True)
+    except Exception as e:  # noqa: BLE001 - the work's own are kept by it; what is left is Prefect's, which only watches
+        trouble = e
+    if work.error is not None:
+        raise work.error
+    if trouble is not None:
+        _warn(trouble)
+    work.run(watcher)
+    return work.export()
 
 
-def work(batch: Batch, to: Sequence[str], watcher: Watcher | None = None) -> list[SceneResult]:
+def watched(work: Work, watcher: Watcher | None = None) -> list[SceneResult]:
     """The tasks after the plan, inside a flow run."""
     # quoted, because Prefect would otherwise look into every array and handle for futures
-    results: list[SceneResult] = blocks(quote(batch), quote(watcher))
-    if to:
-        results = export(quote(results), list(to))
-    create_table_artifact(table_of(results), key="segment-scenes", description="Scenes of this run of `segment`")
+    results: list[SceneResult] = blocks(quote(work), quote(watcher))
+    results = export(quote(work)) if work.kinds else work.export()
+    with _only_watching():
+        create_table_artifact(table_of(results), key="segment-scenes", description="Scenes of this run of `segment`")
     return results
 
 
@@ -95,19 +112,19 @@ def plan(paths: list[str], settings: Settings, to: list[str]) -> Batch:
 
 
 @stage("blocks")
-def blocks(batch: Batch, watcher: Watcher | None) -> list[SceneResult]:
+def blocks(work: Work, watcher: Watcher | None) -> list[SceneResult]:
     """The one loop, for all stages of all scenes."""
     artifact = Artifact(watcher)
     try:
-        return run_batch(batch, on_event=artifact, on_start=artifact.start)
+        return work.run(artifact)
     finally:
         artifact.tell()
 
 
 @stage("export")
-def export(results: list[SceneResult], kinds: list[str]) -> list[SceneResult]:
+def export(work: Work) -> list[SceneResult]:
     """Export every complete scene; what cannot be written is told in its result and stops no other."""
-    return export_results(results, kinds)
+    return work.export()
 
 
 class Artifact:
@@ -117,7 +134,7 @@ class Artifact:
         self._watcher = watcher
         self._meter = Meter()
         self._artifact: UUID | None = None
-        self._told = 0.0
+        self._not_before = 0.0
 
     def start(self, ledgers: Sequence[Ledger]) -> None:
         self._meter = Meter(tuple(ledgers))
@@ -129,23 +146,40 @@ class Artifact:
         self._meter.add(event)
         if self._watcher:
             self._watcher(event)
-        if time.monotonic() - self._told >= EVERY_SECONDS:
+        if time.monotonic() >= self._not_before:
             self.tell()
 
     def tell(self) -> None:
         """Update the artifact. A server that is away for a while misses an update; the run goes on."""
-        self._told = time.monotonic()
         done, total = self._meter.jobs
         percent = 100.0 * done / total if total else 100.0
         left = self._meter.left_text if done < total else ""
         text = ", ".join(
             filter(None, (f"{done:,} of {total:,} jobs", self._meter.blocks_text, self._meter.speed_text, left))
         )
-        with suppress(HTTPError, PrefectException):
+        # asked less often while it is away, for each try may wait
+        self._not_before = time.monotonic() + AWAY_SECONDS
+        with _only_watching():
             if self._artifact is None:
                 self._artifact = _created(create_progress_artifact(percent, key="segment-blocks", description=text))
             else:
                 update_progress_artifact(self._artifact, percent, description=text)
+            self._not_before = time.monotonic() + EVERY_SECONDS
+
+
+@contextmanager
+def _only_watching() -> Iterator[None]:
+    """What Prefect is told here it can do without: no error of it (its client raises what it likes) stops the work."""
+    try:
+        yield
+    except Exception as e:  # noqa: BLE001
+        get_logger("seamline").debug("Prefect missed an artifact: %s", e)
+
+
+def _warn(trouble: Exception) -> None:
+    where = PREFECT_API_URL.value() or "its API"
+    said = first_line(trouble).removesuffix("/")
+    write_line(sys.stderr, f"warning: Prefect at {where} does not answer ({said}); going on without it")
 
 
 def _created(artifact: object) -> UUID:
@@ -193,7 +227,7 @@ def resume_command(paths: Sequence[str], settings: Settings) -> str:
     flags: list[str] = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if name == "attempts" or (name != "model" and value == field.default):
+        if name != "model" and value == field.default:
             continue
         flag = "--" + name.replace("_", "-")
         for part in value if name == "model" else (value,):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import options
+from pipeline.echo import write_line
 from pipeline.options import Activation, Blend, Device, Engine, Precision, Symmetry
 from tiling.errors import SeamlineError
 
@@ -49,7 +50,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"seamline {version('seamline')}")
+        _tell(f"seamline {version('seamline')}")
         raise typer.Exit
 
 
@@ -119,6 +120,9 @@ def segment(
     precision: Annotated[Precision | None, typer.Option(help="Of the forward pass.  [default: auto]", **_WORKS)] = None,
     batch: Annotated[int | None, typer.Option(help="Windows per forward pass.", **_WORKS)] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one worker.", **_WORKS)] = None,
+    attempts: Annotated[
+        int | None, typer.Option(help="Tries of a block before it is put aside.  [default: 2]", **_WORKS)
+    ] = None,
     memory_limit_mb: Annotated[
         int | None, typer.Option(metavar="MB", help="Refuse a plan whose worker needs more.", **_WORKS)
     ] = None,
@@ -127,7 +131,8 @@ def segment(
     given: dict[str, Any] = {
         "model": tuple(model) if model else None, "out": out, "window": window, "overlap": overlap, "block": block,
         "blend": blend, "bands": bands, "nodata": options.number_or_word(nodata), "batch": batch, "engine": engine,
-        "workers": workers, "device": device, "precision": precision, "threads": threads, "tta": tta,
+        "workers": workers, "device": device, "precision": precision, "threads": threads, "attempts": attempts,
+        "tta": tta,
         "scales": options.floats(scales, "--scales"), "save_scores": save_scores, "trust_model": trust_model,
         "memory_limit_mb": memory_limit_mb,
     }  # fmt: skip
@@ -155,7 +160,7 @@ def status(
 
     for run in open_runs(runs):
         found = read_status(run)
-        print(json.dumps(found.to_json()) if as_json else status_text(found))
+        _tell(json.dumps(found.to_json()) if as_json else status_text(found))
 
 
 @app.command(
@@ -183,7 +188,7 @@ def export(
     for run in opened:
         for kind in kinds:
             done = export_run(run, kind, out, allow_incomplete=allow_incomplete)
-            print(json.dumps(export_json(run, kind, done)) if as_json else export_text(kind, done))
+            _tell(json.dumps(export_json(run, kind, done)) if as_json else export_text(kind, done))
 
 
 @app.command(
@@ -202,7 +207,7 @@ def sample(
 
     numbers = options.integers(size, "--size") or ()
     write_sample(path, numbers if len(numbers) > 1 else numbers[0], truth, seed, volume)
-    print(path if truth is None else f"{path}\n{truth}")
+    _tell(path if truth is None else f"{path}\n{truth}")
 
 
 @app.command(epilog="Example: `seamline train examples/nuclei.toml --out my-model`")
@@ -217,9 +222,9 @@ def train(
     from pipeline.training.train import train as run_training
 
     def report(record: dict[str, Any]) -> None:
-        print(json.dumps(record), flush=True) if as_json else _say(record_text(record))
+        _tell(json.dumps(record)) if as_json else _say(record_text(record))
 
-    print(run_training(read_config(config, **({"out": out} if out else {})), report))
+    _tell(str(run_training(read_config(config, **({"out": out} if out else {})), report)))
 
 
 @models_app.callback(epilog="Examples:\n\n`seamline models`\n\n`seamline models check ./bundle`")
@@ -231,7 +236,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
     from pipeline.show import bundles_text
 
     described = [describe(path) for path in shipped()]
-    print(json.dumps(described) if as_json else bundles_text(described))
+    _tell(json.dumps(described) if as_json else bundles_text(described))
 
 
 @models_app.command("check", epilog="Example: `seamline models check ./bundle`")
@@ -245,7 +250,7 @@ def models_check(
     from pipeline.show import check_text
 
     report = check(bundle, trust=trust_model).to_dict()
-    print(json.dumps(report) if as_json else check_text(report))
+    _tell(json.dumps(report) if as_json else check_text(report))
     raise typer.Exit(BAD_INPUT if report["problems"] else OK)
 
 
@@ -279,7 +284,7 @@ def models_pack(
         options=options.from_json(construct, "--options"), activation=activation,
         window=options.integers(window, "--window"), divisor=divisor, domain=domain,
     )  # fmt: skip
-    print(folder)
+    _tell(str(folder))
 
 
 # segment, in parts ------------------------------------------------------------------------------------------
@@ -301,9 +306,9 @@ def _show_plan(batch: Batch, as_json: bool) -> int:
 
     check_bundles(batch)
     for scene in batch.scenes:
-        print(json.dumps(scene_json(scene)) if as_json else scene_text(scene))
+        _tell(json.dumps(scene_json(scene)) if as_json else scene_text(scene))
     if batch.skipped:
-        print(json.dumps(skipped_json(batch)) if as_json else skipped_text(batch))
+        _tell(json.dumps(skipped_json(batch)) if as_json else skipped_text(batch))
     return BAD_INPUT if any(scene.error for scene in batch.scenes) else OK
 
 
@@ -311,12 +316,14 @@ def _run(batch: Batch, kinds: list[str]) -> list[SceneResult]:
     """Drive the loop here; where a Prefect API is configured, as a flow run that shows up there."""
     from flows.batch import export_results, run_batch
     from flows.progress import progress
+    from flows.quiet import quiet_environment
     from pipeline.show import batch_text
 
     if text := batch_text(batch):
         _say(text)
     with progress() as watch:
         if os.environ.get("PREFECT_API_URL"):
+            quiet_environment()
             from flows.segment import segment_batch
 
             return segment_batch(batch, kinds, watch)
@@ -328,12 +335,12 @@ def _show_result(result: SceneResult, as_json: bool) -> None:
     from pipeline.show import result_text
 
     if as_json:
-        print(json.dumps(result.to_json()), flush=True)
+        _tell(json.dumps(result.to_json()))
     elif result.status is None:
         cure = "; run the same command again" if result.fate == "incomplete" else ""
         _say(f"{result.name}: {result.fate}: {result.error}{cure}")
     else:
-        print(result_text(result.status, result.error, result.lost, result.exports, result.export_error), flush=True)
+        _tell(result_text(result.status, result.error, result.lost, result.exports, result.export_error))
 
 
 def _exit_code(results: list[SceneResult]) -> int:
@@ -346,7 +353,11 @@ def _exit_code(results: list[SceneResult]) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    write_line(sys.stderr, text)
+
+
+def _tell(text: str) -> None:
+    write_line(sys.stdout, text)
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import UsageError
 from pipeline.models.spec import explain
@@ -82,6 +82,15 @@ class Settings(BaseModel):
         """NaN and infinity are never valid, whatever nodata is: such a rule adds nothing."""
         return "none" if isinstance(value, float) and not isfinite(value) else value
 
+    @model_validator(mode="after")
+    def _serial_is_one_worker(self) -> Self:
+        if self.engine == "serial" and self.workers > 1:
+            raise ValueError(
+                f"engine serial is one worker in this process, which workers {self.workers} contradicts: "
+                f"set engine to ray (or leave it away), or workers to 1"
+            )
+        return self
+
     @field_validator("window", "overlap", "block", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
@@ -107,6 +116,8 @@ def make_settings(given: Mapping[str, Any], config: str | None = None) -> Settin
 
 def _problem(error: dict[str, Any], flags: Mapping[str, Any], config: str | None) -> str:
     """One wrong field, as the person wrote it: ``--block`` for a flag, ``block in c.toml`` for the file's."""
+    if not error["loc"]:  # of several fields at once; it names them
+        return str(error["msg"]).removeprefix("Value error, ")
     field = str(error["loc"][0])
     if error["type"] == "missing":
         return f"{field} is missing: give --{field}, or {field} in a --config file" + (
@@ -131,12 +142,19 @@ def read_config(path: str) -> dict[str, Any]:
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
-    except OSError as e:
-        raise UsageError(f"cannot read the settings file {path}: {e.strerror or e}") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"cannot read the settings file {path}: {unreadable(e)}") from None
     data = _parse(text, path, file.suffix)
     if not isinstance(data, dict):
         raise UsageError(f"{path} must hold names and values, not a {type(data).__name__}")
     return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+
+def unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file cannot be read, for a person."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no UTF-8; save it as UTF-8 text"
+    return error.strerror or str(error)
 
 
 def _parse(text: str, path: str, suffix: str) -> Any:

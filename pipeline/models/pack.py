@@ -15,6 +15,7 @@ from pipeline.models.loading import load_network
 from pipeline.models.network import create, load_state, n_parameters
 from pipeline.models.spec import ModelSpec
 from pipeline.models.weights import read_weights
+from pipeline.settings import unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +48,8 @@ def pack(
     folder = bundle_folder(out)
     listed = _read_classes(Path(classes)) if isinstance(classes, str | Path) else list(classes)
     given = {k: v for k, v in fields.items() if v is not None}
+    if len(given.get("window", ())) == 1:  # one side stands for all, as on the command line everywhere
+        given["window"] = tuple(given["window"]) * given.get("ndim", 2)
     data = {"name": name or folder.name, "classes": listed, "channels": list(channels), **given}
     spec = ModelSpec.of({**data, "normalisation": normalisation}, "models pack")
     network = create(arch, encoder, len(spec.channels), spec.n_scores, options or {})
@@ -78,9 +81,9 @@ def own_keys(held: Mapping[str, Any], wanted: set[str], where: str) -> dict[str,
 
 def _read_classes(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines()))
-    except OSError as e:
-        raise ModelError(f"cannot read the classes {path}: {e.strerror}") from e
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as e:
+        raise ModelError(f"cannot read the classes {path}: {unreadable(e)}") from e
     if not rows or "name" not in rows[0]:
         raise ModelError(f"{path} must have a header line with the column name (and value, color, role if wanted)")
     return [{k: v for k, v in row.items() if v} for row in rows]

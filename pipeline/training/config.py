@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import UsageError
 from pipeline.models.spec import ClassSpec, Domain, Frozen, Normalisation, Resolution, class_defaults, explain
+from pipeline.settings import unreadable
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -183,9 +184,9 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
-    except OSError as e:
-        raise UsageError(f"cannot read the training config {path}: {e.strerror}") from e
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"cannot read the training config {path}: {unreadable(e)}") from e
     try:
         data = tomllib.loads(text) if path.suffix == ".toml" else _yaml(text)
     except ValueError as e:

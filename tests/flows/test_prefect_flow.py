@@ -6,9 +6,13 @@ import asyncio
 import json
 import os
 import shlex
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -16,11 +20,12 @@ import pytest
 from flows.batch import SceneResult, hardware_for, run_batch
 from flows.server import embedded_server, environment, free_port
 from pipeline import infer
-from pipeline.errors import BlockError, RunError
+from pipeline.errors import BlockError, RunError, StoreError
 from pipeline.export import EXPORTS
 from pipeline.run import open_run
 from pipeline.scenes import plan_batch
 from pipeline.settings import Settings
+from tests.cli import Cli
 
 CUT: dict[str, Any] = {"window": (32,), "overlap": (8,), "block": (48,), "threads": 1, "device": "cpu"}
 
@@ -194,6 +199,108 @@ def test_a_failure_names_the_first_scenes_and_counts_the_rest() -> None:
     assert unwritten.message == "1 of 1 scenes; a is not exported: disk full. Go on with: c"
 
 
+class Forwarder:
+    """Passes a port of its own on to a server, until it is closed: to Prefect the server is gone then."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._listener]
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection((self._target.hostname, self._target.port))
+                self._open += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for opened in self._open:
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+            opened.close()
+
+
+@contextmanager
+def prefect_at(url: str) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield
+
+
+def test_without_its_server_the_work_is_done_with_one_line_of_warning(
+    bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with prefect_at(url):
+        ran = Cli(capsys, monkeypatch).segment(
+            scenes, "--model", bundle, "--out", tmp_path / "runs", "--json", "--to", "png"
+        )
+    assert ran.code == 0
+    assert [(o["status"], o["windows_run"] > 0, set(o["exports"])) for o in ran.objects] == [
+        ("complete", True, {"png"})
+    ] * 2
+    assert ran.err.count("warning: ") == 1
+    assert f"warning: Prefect at {url} does not answer" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("when", ["infer", "stitch"])
+def test_a_server_lost_on_the_way_stops_no_work_and_loses_no_result(
+    server: str, bundle: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    from flows.segment import segment_batch
+
+    forwarder = Forwarder(server)
+
+    class Cutter(Recorder):
+        def __call__(self, event: Any) -> None:
+            super().__call__(event)
+            if event.job.stage == when:
+                forwarder.close()
+
+    settings = Settings(model=(str(bundle),), out=str(tmp_path / "runs"), **CUT)
+    watcher = Cutter()
+    with prefect_at(forwarder.url):
+        results = segment_batch(plan_batch([str(scenes)], settings, hardware_for(settings)), ["png"], watcher)
+    assert [(r.fate, set(r.exports)) for r in results] == [("complete", {"png"})] * 2
+    jobs = [(e.ledger.run.uri, e.job) for e in watcher.events]
+    assert len(jobs) == len(set(jobs)) == 38, "no job ran twice"
+    assert capsys.readouterr().err.count("warning: Prefect at") == 1
+
+
+def test_what_breaks_the_work_itself_is_not_blamed_on_prefect(
+    server: str, bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.segment import segment_batch
+
+    calls = []
+
+    def broken(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        raise StoreError("cannot write there")
+
+    monkeypatch.setattr("flows.batch.probe_output", broken)
+    settings = Settings(model=(str(bundle),), out=str(tmp_path / "runs"), **CUT)
+    with pytest.raises(StoreError, match="cannot write there"):
+        segment_batch(plan_batch([str(scenes)], settings, hardware_for(settings)))
+    assert calls == [1], "and is not tried again"
+
+
 def test_a_server_that_does_not_start_says_why_and_is_gone(tmp_path: Path) -> None:
     before = os.environ.get("PREFECT_API_URL")
     with pytest.raises(RunError, match=r"did not answer in 0 s.*set PREFECT_API_URL"):  # noqa: SIM117
@@ -211,7 +318,5 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_free_port_is_free() -> None:
-    import socket
-
     with socket.socket() as s:
         s.bind(("127.0.0.1", free_port()))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,9 @@ def test_both_entry_points_say_their_version() -> None:
           "--channels", "r", "--out", "b"), "--mean and --std"),
         (("segment", "x.tif", "--model", "m", "--scales", "1,big"), "--scales takes numbers"),
         (("segment", "x.tif", "--model", "m", "--config", "nowhere.toml"), "cannot read the settings file"),
+        (("segment", "x.tif", "--model", "m", "--engine", "serial", "--workers", "4"),
+         "engine serial is one worker in this process, which workers 4 contradicts: set engine to ray"),
+        (("segment", "x.tif", "--model", "m", "--attempts", "0"), "--attempts: must be greater than or equal to 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_call_is_exit_2_and_names_what_is_wrong(cli: Cli, argv: tuple[str, ...], words: str) -> None:
@@ -99,6 +103,44 @@ def test_a_wrong_call_is_exit_2_and_names_what_is_wrong(cli: Cli, argv: tuple[st
     assert ran.code == 2
     assert ran.out == ""
     assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("segment", "x.tif", "--model", "m", "--config", "FILE.toml"),
+        ("train", "FILE.yaml"),
+        ("models", "pack", "w.pt", "--arch", "unet", "--encoder", "resnet18", "--classes", "FILE.csv",
+         "--channels", "r", "--mean", "0", "--std", "1", "--out", "b"),
+    ],
+)  # fmt: skip
+def test_a_text_file_that_is_no_utf8_is_named(cli: Cli, tmp_path: Path, argv: tuple[str, ...]) -> None:
+    (name,) = (word for word in argv if word.startswith("FILE"))
+    file = tmp_path / name
+    file.write_bytes("# Größe\n".encode("latin-1"))
+    ran = cli(*(str(file) if word == name else word for word in argv))
+    assert ran.code == 2
+    assert f"{file}: byte 4 is no UTF-8; save it as UTF-8 text" in ran.err
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_stops_no_work(rgb_bundle: Path, tmp_path: Path, stream: str) -> None:
+    source = write_tiff(tmp_path / "scene.tif", pixels())
+    run = [sys.executable, "-m", "pipeline", "segment", str(source), "--model", str(rgb_bundle), "--json"]
+    env = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "RAY_ADDRESS")}
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: writer}
+    done = subprocess.run(
+        [*run, "--out", str(tmp_path / "runs"), *SMALL, *FLAGS],
+        cwd=REPOSITORY, env=env, text=True, timeout=120, check=False, **streams,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 0
+    said = done.stdout if stream == "stderr" else done.stderr
+    assert "BrokenPipe" not in said
+    assert "Traceback" not in said
+    assert list(tmp_path.glob("runs/*/receipts/stitch/1.1.json"))
 
 
 def test_models_lists_bundles_for_programs_and_people(

@@ -69,6 +69,12 @@ def test_smp_reads_what_was_packed(network: Any, tmp_path: Path, wrapped: Callab
     assert json.loads((bundle / "config.json").read_text())["encoder_weights"] is None
 
 
+def test_one_side_of_a_window_stands_for_all(network: Any, tmp_path: Path) -> None:
+    torch.save(state(network), tmp_path / "w.pt")
+    spec = json.loads((do_pack(tmp_path / "w.pt", tmp_path / "b", window=(256,)) / "seamline.json").read_text())
+    assert spec["window"] == [256, 256]
+
+
 def test_classes_from_a_table(network: Any, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "w.pt")
     (tmp_path / "c.csv").write_text(
