@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from math import prod
@@ -45,6 +45,29 @@ def progress(stream: TextIO | None = None) -> Iterator[Watcher]:
     columns = (TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn())
     with Progress(*columns, console=Console(file=stream)) as bar:
         yield Bar(bar)
+
+
+@contextmanager
+def pixels_done(what: str, stream: TextIO | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Shows ``(done, all)`` pixels of one piece of work while the context lasts: a bar, or a line in ten seconds."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        told = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told >= EVERY_SECONDS:
+                told = time.monotonic()
+                write_line(stream, f"{what}: {done / total:.0%} of {total / 1e6:,.1f} Mpx")
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=stream)) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @dataclass

@@ -203,10 +203,12 @@ def sample(
     volume: Annotated[bool, typer.Option("--volume", help="A 3-D phantom.")] = False,
 ) -> None:
     """Write a procedural scene with exact truth, of any size, in flat memory."""
+    from flows.progress import pixels_done
     from pipeline.sample import write_sample
 
     numbers = options.integers(size, "--size") or ()
-    write_sample(path, numbers if len(numbers) > 1 else numbers[0], truth, seed, volume)
+    with pixels_done(path) as progress:
+        write_sample(path, numbers if len(numbers) > 1 else numbers[0], truth, seed, volume, progress)
     _tell(path if truth is None else f"{path}\n{truth}")
 
 

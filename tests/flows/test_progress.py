@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,27 @@ def test_scenes_that_have_ended_are_not_looked_at_again(tmp_path: Path) -> None:
         ledger.__class__ = Watched
     run_jobs(ledgers, SerialEngine(make_worker(image, model)), tick=0.01)
     assert sum(asked.values()) <= 3 * sum(ledger.total for ledger in ledgers)
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["lines", "terminal"])
+def test_a_sample_shows_how_far_it_is(
+    stream: io.StringIO, tmp_path: Path, cli_streams: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown, "EVERY_SECONDS", 0.0)
+    cli_streams(stream, "sample", tmp_path / "a.tif", "--size", "600")
+    assert "100%" in stream.getvalue()
+    assert "a.tif" in stream.getvalue().replace("\n", "")
+
+
+@pytest.fixture
+def cli_streams(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(stderr: io.StringIO, *argv: object) -> None:
+        from pipeline.__main__ import main
+
+        monkeypatch.setattr(sys, "argv", ["seamline", *map(str, argv)])
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+
+    return run
