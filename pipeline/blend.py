@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.spec import ModelSpec
+
+Parts = dict[str, NDArray[Any]]
+"""Arrays by name, as they are filed in partials."""
 
 NO_VOTE = 65535
 """Vote of a pixel that no window has covered yet."""
@@ -211,3 +214,17 @@ def _argmax(values: Tensor) -> tuple[Tensor, Tensor]:
 def to_confidence(value: Tensor) -> Tensor:
     """round(254 p) as uint8 from summed scores of one label, int32."""
     return (value.double() * (254 / SCORE_ONE)).round_().clamp_(0, 254).to(torch.uint8)
+
+
+def settle(sums: Sums, decision: Decision, *, keep_scores: bool) -> Parts:
+    """Decide pixels whose windows are all in: labels (int32), confidence, disagree, and scores as uint16 if kept."""
+    label, value = decision(sums.total, SCORE_ONE)
+    decided: Parts = {
+        "labels": label.cpu().numpy(),
+        "confidence": to_confidence(value).cpu().numpy(),
+        "disagree": sums.disagree.cpu().numpy(),
+    }
+    if keep_scores:
+        scaled = (sums.total.double() * (65535 / SCORE_ONE)).round_().clamp_(0, 65535)
+        decided["scores"] = scaled.cpu().numpy().astype(np.uint16)
+    return decided

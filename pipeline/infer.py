@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blend import Decision, Slab, Sums, to_confidence
+from pipeline.blend import Decision, Parts, Slab, Sums, settle
 from pipeline.errors import BlockError
-from pipeline.manifest import SCORE_ONE
-from pipeline.pixels import read_valid
+from pipeline.pixels import read_image, read_valid
 from pipeline.receipts import Output
 from pipeline.run import Run
 from tiling import Box, Grid, Index, RampName, pieces
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.base import Model
-
-Parts = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +55,6 @@ def read(run: Run, j: Index) -> BlockPixels:
             box, np.empty((channels, *box.shape), run.manifest.question.source.dtype), np.empty(box.shape, bool)
         )
     return BlockPixels(box, read_image(run, box), read_valid(run, box))
-
-
-def read_image(run: Run, box: Box) -> NDArray[Any]:
-    """The model's channels over ``box``, shape (C, *box.shape), native byte order."""
-    array, where = run.array("image"), box.slices()
-    if run.manifest.layout.image == "copy":
-        return np.asarray(array[(slice(None), *where)])
-    if array.ndim == box.ndim:
-        return np.asarray(array[where])[None]
-    return read_channels(array, run.manifest.question.source.channels, where)
-
-
-def read_channels(array: Any, channels: tuple[int, ...], where: tuple[slice, ...]) -> NDArray[Any]:
-    """Some channels of a zarr array ``(C, *spatial)``; those that share chunks in one read, which decodes them once."""
-    per_chunk = int(array.chunks[0])
-    parts: dict[int, NDArray[Any]] = {}
-    for chunk in {c // per_chunk for c in channels}:
-        mine = [c for c in channels if c // per_chunk == chunk]
-        read = np.asarray(array[(slice(min(mine), max(mine) + 1), *where)])
-        parts |= {c: read[c - min(mine)] for c in mine}
-    return np.stack([parts[c] for c in channels])
 
 
 def compute(
@@ -232,17 +208,3 @@ class _Collector:
         there = common.slices(target.start)
         for name, value in sums[common.slices(box.start)].to_numpy().items():
             parts[name][(slice(None), *there) if name == "total" else there] = value
-
-
-def settle(sums: Sums, decision: Decision, *, keep_scores: bool) -> Parts:
-    """Decide pixels whose windows are all in: labels (int32), confidence, disagree, and scores as uint16 if kept."""
-    label, value = decision(sums.total, SCORE_ONE)
-    decided: Parts = {
-        "labels": label.cpu().numpy(),
-        "confidence": to_confidence(value).cpu().numpy(),
-        "disagree": sums.disagree.cpu().numpy(),
-    }
-    if keep_scores:
-        scaled = (sums.total.double() * (65535 / SCORE_ONE)).round_().clamp_(0, 65535)
-        decided["scores"] = scaled.cpu().numpy().astype(np.uint16)
-    return decided

@@ -12,7 +12,7 @@ from pipeline.histogram import Histogram
 from pipeline.receipts import Output
 from pipeline.run import Run
 from pipeline.sources.base import Source
-from tiling import Box, Index
+from tiling import Index
 
 _LARGEST = np.finfo(np.float32).max
 """The network reads float32: what is larger would reach it as infinity, and counts as not finite."""
@@ -64,10 +64,3 @@ def merge_histograms(run: Run) -> tuple[Histogram, ...]:
         )
         merged = tuple(a + b for a, b in zip(merged, block, strict=True)) if merged else block
     return merged
-
-
-def slab_boxes(shape: tuple[int, ...], tile: tuple[int, ...], row_bytes: int, limit: int = 64 << 20) -> list[Box]:
-    """Slabs along the first axis, whole native tiles thick, at most ``limit`` bytes where a tile allows it."""
-    tiles = max(1, limit // max(1, row_bytes * tile[0]))
-    step = min(shape[0], tile[0] * tiles)
-    return [Box((a, *(0,) * (len(shape) - 1)), (min(a + step, shape[0]), *shape[1:])) for a in range(0, shape[0], step)]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import array_spec
 from pipeline.mode import most_frequent
+from pipeline.pixels import read_image
 from pipeline.receipts import Output
 from pipeline.run import Run
 from tiling import Box, Index
@@ -47,8 +48,6 @@ def build(run: Run, level: int, index: Index) -> dict[str, Output]:
 
 
 def _rows(run: Run, level: int, part: Box) -> tuple[NDArray[Any], NDArray[Any]]:
-    from pipeline.infer import read_image  # brings torch, which a ledger does not need
-
     extent = array_spec(run.manifest, "labels", level - 1).extent
     below = Box(tuple(2 * a for a in part.start), tuple(min(2 * b, e) for b, e in zip(part.stop, extent, strict=True)))
     labels = np.asarray(run.array("labels", level - 1)[below.slices()])

@@ -17,7 +17,6 @@ from zarr.storage import MemoryStore
 
 from pipeline.arrays import put_absent, writing, zarr_store
 from pipeline.errors import SourceError
-from pipeline.ingest import slab_boxes
 from pipeline.receipts import Output
 from pipeline.run import Run
 from pipeline.sources.base import Source, SourceInfo
@@ -86,6 +85,13 @@ def spool(run: Run, source: Source) -> Spooled:
 def stored(sizes: Mapping[str, int]) -> int:
     """Bytes that lie in scratch, of a listing of the run."""
     return sum(n_bytes for key, n_bytes in sizes.items() if key.startswith(f"{SCRATCH}/"))
+
+
+def slab_boxes(shape: tuple[int, ...], tile: tuple[int, ...], row_bytes: int, limit: int = 64 << 20) -> list[Box]:
+    """Slabs along the first axis, whole native tiles thick, at most ``limit`` bytes where a tile allows it."""
+    tiles = max(1, limit // max(1, row_bytes * tile[0]))
+    step = min(shape[0], tile[0] * tiles)
+    return [Box((a, *(0,) * (len(shape) - 1)), (min(a + step, shape[0]), *shape[1:])) for a in range(0, shape[0], step)]
 
 
 def forget(run: Run) -> None:

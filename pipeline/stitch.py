@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blend import Decision, Sums
-from pipeline.infer import Parts, settle
+from pipeline.blend import Decision, Parts, Sums, settle
 from pipeline.manifest import Manifest
 from pipeline.pixels import read_valid
 from pipeline.receipts import Job, Output

@@ -13,8 +13,8 @@ from pipeline.errors import UsageError
 from pipeline.export import EXPORTS, Exported, MaskView, export, out_pattern
 from pipeline.export.place import check_free, local_target
 from pipeline.export.png import check_png
-from pipeline.infer import read_image
 from pipeline.manifest import Manifest
+from pipeline.pixels import read_image
 from pipeline.run import Run
 from pipeline.sources import check_unchanged
 from pipeline.store import join

@@ -16,7 +16,7 @@ from flows.serial import SerialEngine
 from pipeline import plan
 from pipeline.errors import SourceChangedError
 from pipeline.export.of_run import export_run
-from pipeline.infer import read_channels
+from pipeline.pixels import read_channels
 from pipeline.run import Run
 from pipeline.sources import open_source, watch
 from pipeline.status import read_status

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flows.serial import SerialEngine
-from pipeline import infer, ingest, plan, pyramid
+from pipeline import ingest, plan, pyramid, spool
 from pipeline.histogram import Histogram
 from pipeline.ngff import describe_scene
+from pipeline.pixels import read_image
 from pipeline.run import CONSTANTS
 from pipeline.status import read_status
 from tests import killed
@@ -72,7 +73,7 @@ def test_every_pixel_is_read_once_in_whole_blocks(tmp_path: Path) -> None:
 def test_slabs_cover_a_scene_in_order_in_whole_tiles(grid: Grid, rows: int, limit: int) -> None:
     shape = grid.extent
     row = prod(shape[1:])
-    boxes = ingest.slab_boxes(shape, (rows, *shape[1:]), row, limit)
+    boxes = spool.slab_boxes(shape, (rows, *shape[1:]), row, limit)
     assert boxes[0].start == (0,) * len(shape)
     assert [b.stop[0] for b in boxes[:-1]] == [b.start[0] for b in boxes[1:]]
     assert boxes[-1].stop == shape
@@ -120,7 +121,7 @@ def test_a_scene_that_is_read_in_place_gives_the_same_answer(
         a, b = (np.asarray(run.array("image", level)[...]) for run in runs)
         np.testing.assert_array_equal(a, b)
     box = Box((3, 5), (20, 30))
-    np.testing.assert_array_equal(infer.read_image(in_place, box), infer.read_image(copied, box))
+    np.testing.assert_array_equal(read_image(in_place, box), read_image(copied, box))
     for run in runs:
         yaozarrs.validate_zarr_store(str(Path(run.uri, "scene.zarr")))
 
