@@ -39,7 +39,7 @@ def plan_memory(manifest: Manifest) -> MemoryPlan:
     j = fullest_block(grid)
     pixel = len(source.channels) * np.dtype(source.dtype).itemsize
     block = grid.write(j).size
-    rows = min(2 * manifest.layout.chunk[0], grid.extent[0]) * prod(
+    rows = min(manifest.layout.chunk[0], grid.extent[0]) * prod(
         min(2 * b, e) for b, e in zip(grid.block[1:], grid.extent[1:], strict=True)
     )
     halving = rows * (2 * pixel + 2) + rows // 2**grid.ndim * 32  # what is read, and sums in double precision

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BAND = 2**22
-"""Pixels that are worked on at once: it takes several copies of them."""
+_BAND = 2**19
+"""Pixels that are worked on at once: it takes some twenty bytes for each where codes differ."""
 _SORTED = 16
 """Cells of up to so many pixels are sorted, and most need not be; in larger ones codes are counted."""
 

@@ -34,12 +34,12 @@ def build(run: Run, level: int, index: Index) -> dict[str, Output]:
     """Write one shard of ``level`` of the image and of the mask."""
     outputs: dict[str, Output] = {}
     spec = array_spec(run.manifest, "labels", level)
-    box, step = spec.box(index), spec.chunk[0]
+    box, step = spec.box(index), max(1, spec.chunk[0] // 2)
     labels = np.empty(box.shape, spec.dtype)
     image_spec = array_spec(run.manifest, "image", level)
     image = np.empty((image_spec.channels or 1, *box.shape), image_spec.dtype)
     for a in range(box.start[0], box.stop[0], step):
-        # a few rows at a time: a whole shard's children would be 2^n blocks in memory
+        # a row of chunks below at a time: a whole shard's children would be 2^n blocks in memory
         part = Box((a, *box.start[1:]), (min(a + step, box.stop[0]), *box.stop[1:]))
         labels[part.slices(box.start)], image[(slice(None), *part.slices(box.start))] = _rows(run, level, part)
     outputs |= run.write("labels", index, labels, level)
