@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -207,7 +208,7 @@ def sample(
     from pipeline.sample import write_sample
 
     numbers = options.integers(size, "--size") or ()
-    with pixels_done(path) as progress:
+    with pixels_done(Path(path).name) as progress:  # a whole path would leave no room for the bar
         write_sample(path, numbers if len(numbers) > 1 else numbers[0], truth, seed, volume, progress)
     _tell(path if truth is None else f"{path}\n{truth}")
 
