@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from tiling import Frame
 
+_STEP = 16
+"""Pixels over which a scale is taken: far enough for rounding, near enough for the scale to be one."""
+
+_SCALE_TOLERANCE = 0.01
 _EQUATOR, _ECCENTRICITY2 = 6_378_137.0, 0.006_694_379_990_14
 """Semi-major axis in metres and squared eccentricity of WGS 84; other ellipsoids differ by less than is drawn."""
 
@@ -46,17 +50,52 @@ def nifti_affine(frame: Frame) -> NDArray[np.float64]:
 
 
 def ground_spacing(frame: Frame, shape: tuple[int, ...]) -> tuple[tuple[float, ...], str]:
-    """Length of a pixel along each axis, and its unit; of a map in degrees, metres on the ground amid the scene.
+    """Length of a pixel along each axis, and its unit; of a map, metres on the ground amid the scene.
 
-    An arc of meridian or parallel at latitude p, with the ellipsoid's radii of curvature (Snyder, Map Projections,
-    1987, p. 25): M = a (1 - e2) / (1 - e2 sin2 p)^1.5 and N = a / sqrt(1 - e2 sin2 p).
-    Raises FrameError for a sheared frame.
+    That is the frame's own spacing, but for maps in degrees and for projections whose scale there is off by more than
+    1 % (Web Mercator: 13 % at 27 degrees north). Raises FrameError for a sheared frame.
     """
     stored = frame.spacing
-    if frame.unit != "degree" or frame.ndim != 2:
+    if frame.ndim != 2 or frame.crs is None or frame.unit not in ("degree", "m"):
         return stored, frame.unit
-    latitude = np.radians(frame.world([n / 2 for n in shape])[0])
-    bulge = 1 - _ECCENTRICITY2 * np.sin(latitude) ** 2
-    metres = np.radians([_EQUATOR * (1 - _ECCENTRICITY2) / bulge**1.5, _EQUATOR / bulge**0.5 * np.cos(latitude)])
-    steps = np.asarray(frame.matrix, dtype=np.float64)[:, :-1] * metres[:, None]
-    return tuple(np.sqrt((steps**2).sum(axis=0)).tolist()), "m"
+    at = _degrees_at(frame, shape)
+    if at is None:
+        return stored, frame.unit
+    middle, *neighbours = at
+    steps = [(end - middle) * metres_per_degree(float(middle[0])) for end in neighbours]
+    ground = tuple(float(np.hypot(*step)) / _STEP for step in steps)
+    if frame.unit == "m" and all(abs(g / s - 1) <= _SCALE_TOLERANCE for g, s in zip(ground, stored, strict=True)):
+        return stored, "m"
+    return ground, "m"
+
+
+def metres_per_degree(latitude: float) -> NDArray[np.float64]:
+    """Along the meridian and along the parallel at ``latitude`` (degrees), shape (2,).
+
+    The ellipsoid's radii of curvature (Snyder, Map Projections, 1987, p. 25):
+    M = a (1 - e2) / (1 - e2 sin2 p)^1.5 and N = a / sqrt(1 - e2 sin2 p), the latter times cos p.
+    """
+    p = np.radians(latitude)
+    bulge = 1 - _ECCENTRICITY2 * np.sin(p) ** 2
+    radii = [_EQUATOR * (1 - _ECCENTRICITY2) / bulge**1.5, _EQUATOR / bulge**0.5 * np.cos(p)]
+    return np.radians(radii)
+
+
+def _degrees_at(frame: Frame, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """(latitude, longitude) amid the scene, and ``_STEP`` pixels further along each axis, shape (3, 2).
+
+    None for a CRS that cannot be related to the globe.
+    """
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    middle = np.asarray(shape) / 2
+    y, x = frame.world(middle + np.array([[0, 0], [_STEP, 0], [0, _STEP]])).T
+    if frame.unit == "degree":
+        return np.column_stack([y, x])
+    try:
+        longitude, latitude = transform(frame.crs, "EPSG:4326", x.tolist(), y.tolist())
+    except RasterioError:
+        return None
+    degrees = np.column_stack([latitude, longitude])
+    return degrees if np.isfinite(degrees).all() else None
