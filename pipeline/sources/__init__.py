@@ -7,9 +7,9 @@ with their validity. ``find_scenes`` turns what a user named into scenes.
 from pipeline.sources.base import NodataRule, Source, SourceInfo
 from pipeline.sources.channels import choose_channels
 from pipeline.sources.discover import Found, find_scenes, is_own_output
-from pipeline.sources.fingerprint import check_unchanged
 from pipeline.sources.names import scene_name, scene_names
 from pipeline.sources.opening import fingerprint_of, open_source
+from pipeline.sources.watch import check_unchanged
 
 __all__ = [
     "Found",
