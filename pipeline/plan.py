@@ -15,6 +15,7 @@ from pipeline.arrays import array_names, array_spec, levels_of
 from pipeline.errors import UsageError
 from pipeline.manifest import ALGORITHM, Layout, Manifest, Numerics, Question, SourceRecord
 from pipeline.memory import MemoryPlan, plan_memory, seam_bytes
+from pipeline.models.agreement import check_agreement
 from pipeline.models.spec import ModelSpec
 from pipeline.settings import Precision, Settings
 from pipeline.sources import choose_channels
@@ -98,12 +99,12 @@ def make_plan(
     scene: str,
     ensemble: Sequence[ModelSpec] = (),
 ) -> Plan:
-    """Resolve every setting for one scene. Pure; raises UsageError or GeometryError, each naming its cure.
+    """Resolve every setting for one scene. Pure; raises UsageError, ModelError or GeometryError, each naming its cure.
 
     ``bundles`` are the digests of the models, in the order of ``settings.model``; ``spec`` is the first one's, and
     ``ensemble`` the others'.
     """
-    check_ensemble((spec, *ensemble))
+    check_agreement((spec, *ensemble))
     channels = choose_channels(info, spec.channels, settings.bands)
     ndim = len(info.shape)
     if spec.ndim > ndim:
@@ -151,18 +152,6 @@ def resolution_notes(frame: Frame, spec: ModelSpec) -> tuple[str, ...]:
     shown, wanted = (" x ".join(f"{v:g}" for v in values) for values in (here, trained.spacing))
     note = f"pixels are {shown} {frame.unit}, and {spec.name} was trained at {wanted} {trained.unit}"
     return (f"{note}: expect worse masks, or resample the scene first",)
-
-
-def check_ensemble(specs: Sequence[ModelSpec]) -> None:
-    """Averaging scores is only meant for the same classes, channels and kind of network."""
-    first = specs[0]
-    for other in specs[1:]:
-        for field in ("classes", "channels", "ndim", "activation", "decision"):
-            if getattr(other, field) != getattr(first, field):
-                raise UsageError(
-                    f"an ensemble needs the same {field} in every bundle: {first.name} has {getattr(first, field)}, "
-                    f"{other.name} has {getattr(other, field)}"
-                )
 
 
 def choose_window(

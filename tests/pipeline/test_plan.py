@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import GeometryError, RunError, SourceError, UsageError
+from pipeline.errors import GeometryError, ModelError, RunError, SourceError, UsageError
 from pipeline.manifest import Manifest
+from pipeline.models.agreement import check_agreement
 from pipeline.models.spec import ModelSpec
-from pipeline.plan import Hardware, Plan, adopt, check_ensemble, default_overlap, make_plan
+from pipeline.plan import Hardware, Plan, adopt, default_overlap, make_plan
 from pipeline.run import MANIFEST, create_run, open_run
 from pipeline.settings import Settings
 from tests.fakes import CoordinateModel, fake_spec
@@ -201,9 +202,9 @@ def test_workers_share_the_memory_of_the_machine() -> None:
 
 
 def test_an_ensemble_must_agree() -> None:
-    with pytest.raises(UsageError, match=r"the same classes in every bundle"):
-        check_ensemble((fake_spec(3), fake_spec(4)))
-    check_ensemble((fake_spec(3), fake_spec(3, divisor=16)))
+    with pytest.raises(ModelError, match=r"an ensemble needs equal classes: .* has .*run them one by one"):
+        check_agreement((fake_spec(3), fake_spec(4)))
+    check_agreement((fake_spec(3), fake_spec(3, divisor=16)))
 
 
 def test_peak_memory_does_not_grow_with_the_scene() -> None:

@@ -82,7 +82,7 @@ def prepare(scene: str, folder: str, n_classes: int, block: int) -> Run:
 def warm_up(n_classes: int, block: int) -> None:
     """Load every library and start every thread, on 4 x 4 blocks of noise; closing the source empties GDAL's cache.
 
-    Fewer blocks leave some threads and buffers for later: 12 MB over the first fifty jobs, and none after.
+    Fewer blocks leave threads and buffers for later.
     """
     with tempfile.TemporaryDirectory() as scratch:
         small, side = str(Path(scratch) / "small.tif"), 4 * block
