@@ -23,14 +23,11 @@ def check_agreement(specs: Sequence[ModelSpec], *, one_rule: bool = False) -> No
 
 
 def _compared(first: ModelSpec, other: ModelSpec, one_rule: bool) -> Iterator[tuple[str, object, object]]:
-    yield "classes", _classes(first), _classes(other)
+    yield "classes", [(c.name, c.value) for c in first.classes], [(c.name, c.value) for c in other.classes]
+    yield "roles of classes", [c.role for c in first.classes], [c.role for c in other.classes]
     yield "channels", list(first.channels), list(other.channels)
     yield "activation", first.activation, other.activation
     yield "decision", first.decision, other.decision
     yield "ndim", first.ndim, other.ndim
     if one_rule:
         yield "normalisation", first.normalisation, other.normalisation
-
-
-def _classes(spec: ModelSpec) -> list[tuple[str, int, str]]:
-    return [(c.name, c.value, c.role) for c in spec.classes]
